@@ -1,0 +1,1 @@
+"""What two nodes must agree on, byte for byte: ids, identity, events, frames, links, delivery."""

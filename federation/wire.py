@@ -1,0 +1,159 @@
+"""Link frames between two nodes, MessagePack, one tagged struct each (PROTOCOL.md 5).
+
+A frame's length is checked by the channel before a byte of it is kept; here its shape is.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from federation.errors import ProtocolError
+from federation.event import Seq, Signed
+from federation.identity import ADDRESSES_MAX, Chain, Signature
+from federation.ids import CONVERSATION_ID_BYTES, INCARNATION_BYTES, LOCAL_NAME_CHARS_MAX, NODE_ID_BYTES
+
+ALPN = "roost-node/1"
+VERSION = 1
+NONCE_BYTES = 32
+SEGMENTS_MAX = 256
+EVENTS_MAX = 256
+RECEIPTS_MAX = 512
+EXCEPTIONS_MAX = 64
+REASON_CHARS_MAX = 200
+
+Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+Conversation = Annotated[bytes, msgspec.Meta(min_length=CONVERSATION_ID_BYTES, max_length=CONVERSATION_ID_BYTES)]
+Incarnation = Annotated[bytes, msgspec.Meta(min_length=INCARNATION_BYTES, max_length=INCARNATION_BYTES)]
+NodeId = Annotated[bytes, msgspec.Meta(min_length=NODE_ID_BYTES, max_length=NODE_ID_BYTES)]
+Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
+Local = Annotated[str, msgspec.Meta(max_length=LOCAL_NAME_CHARS_MAX)]
+
+
+class Frame(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=True):
+    pass
+
+
+class Offer(Frame, tag="offer"):
+    """First frame each way: versions and a nonce; nothing in it is believed yet (PROTOCOL.md 3.1)."""
+
+    version_min: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    version_max: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    nonce: Nonce
+
+
+class Hello(Frame, tag="hello"):
+    """Second frame each way: who we are, proved over this very channel (PROTOCOL.md 3.2)."""
+
+    chain: Chain
+    name: Annotated[str, msgspec.Meta(max_length=253)]
+    incarnation: Incarnation
+    role: Literal["server", "client"]
+    proof: Signature
+    addresses: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=260)], ...], msgspec.Meta(max_length=ADDRESSES_MAX)]
+    to: NodeId | None = None  # the node we meant to reach; none when only an address was known
+
+
+class Standing(Frame, tag="standing"):
+    """Third frame each way, and again when it changes: what we hold of the other (PROTOCOL.md 3.4)."""
+
+    state: Literal["accepted", "pending", "blocked"]
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A run of one log, in order and without a hole (PROTOCOL.md 5.2)."""
+
+    conversation: Conversation
+    origin: NodeId
+    incarnation: Incarnation
+    first: Seq
+    members: Annotated[tuple[tuple[NodeId, Local], ...], msgspec.Meta(max_length=2)]  # proves a direct conversation's id
+    events: Annotated[tuple[Signed, ...], msgspec.Meta(min_length=1, max_length=EVENTS_MAX)]
+
+
+class Events(Frame, tag="events"):
+    segments: Annotated[tuple[Segment, ...], msgspec.Meta(min_length=1, max_length=SEGMENTS_MAX)]
+
+
+class Verdict(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What became of one event that was not simply stored (PROTOCOL.md 5.4).
+
+    `refused` is final and lets the log advance; `later` pauses this log only, and it is offered again.
+    """
+
+    seq: Seq
+    verdict: Literal["refused", "later"]
+    code: Annotated[str, msgspec.Meta(max_length=32)]
+    reason: Reason = ""
+
+
+class LogAck(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Everything of this log up to `seq` is committed and fsynced at the sender of this frame (PROTOCOL.md 5.3)."""
+
+    conversation: Conversation
+    origin: NodeId
+    incarnation: Incarnation
+    seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+    verdicts: Annotated[tuple[Verdict, ...], msgspec.Meta(max_length=EVENTS_MAX)] = ()
+
+
+class Acks(Frame, tag="acks"):
+    logs: Annotated[tuple[LogAck, ...], msgspec.Meta(min_length=1, max_length=SEGMENTS_MAX)]
+
+
+class Ping(Frame, tag="ping"):
+    number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+
+
+class Pong(Frame, tag="pong"):
+    number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+
+
+class Goodbye(Frame, tag="goodbye"):
+    """The last frame: why this side closes; `code` `restart` asks for an early return."""
+
+    code: Annotated[str, msgspec.Meta(max_length=32)]
+    reason: Reason = ""
+
+
+class Receipt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Watermarks of one member over one log; merged by maximum (PROTOCOL.md 6.2)."""
+
+    conversation: Conversation
+    incarnation: Incarnation  # a log of the node that the notice goes to
+    member: Local
+    delivered: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+    read: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+    missing: Annotated[tuple[Seq, ...], msgspec.Meta(max_length=EXCEPTIONS_MAX)] = ()  # at or below delivered, not opened
+    at_ms: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)] = 0
+
+
+class Notices(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The body of a `notices` event (PROTOCOL.md 6.1)."""
+
+    receipts: Annotated[tuple[Receipt, ...], msgspec.Meta(max_length=RECEIPTS_MAX)] = ()
+
+
+AnyFrame = Offer | Hello | Standing | Events | Acks | Ping | Pong | Goodbye
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
+_notices = msgspec.msgpack.Decoder(Notices)
+
+
+def encode(frame: AnyFrame | Notices) -> bytes:
+    return _encoder.encode(frame)
+
+
+def decode(raw: bytes) -> AnyFrame:
+    """One frame, or `ProtocolError` for anything else (PROTOCOL.md 5.1)."""
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("bad_frame", f"a link frame cannot be read: {error}", "5.1") from None
+
+
+def decode_notices(raw: bytes) -> Notices:
+    try:
+        return _notices.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("bad_notices", f"a notices body cannot be read: {error}", "6.1") from None

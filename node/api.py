@@ -1,0 +1,473 @@
+"""The client protocol: every frame between a client and its node, in two encodings (PROTOCOL.md 7).
+
+JSON on WebSocket text frames, MessagePack on QUIC, WebSocket binary frames and in process. Ids are the text
+form of PROTOCOL.md 1.2 everywhere; only bodies, keys and proofs are bytes (base64 in JSON). Times are ms since
+1970. The machine-readable schema `node/schema.json` is generated from this module (`python -m node.api`).
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+ALPN = "roost-client/1"
+VERSION = 1
+REQUESTS_IN_FLIGHT_MAX = 256
+REQUEST_BYTES_IN_FLIGHT_MAX = 1 << 20
+FEED_ITEMS_MAX = 256
+FEED_BYTES_MAX = 1 << 20
+PAGE_MAX = 1000
+BODY_BYTES_MAX = 64 << 10
+PASSWORD_CHARS_MAX = 1024
+
+# Every refusal has one of these codes; `retry` says whether repeating the same request can help.
+CODES: dict[str, tuple[bool, str]] = {
+    "bad_frame": (False, "the frame is not in the protocol"),
+    "bad_version": (False, "no protocol version in common"),
+    "bad_request": (False, "a field has a value that is not allowed"),
+    "bad_login": (False, "name or password is wrong"),
+    "bad_token": (False, "the device's token is not valid (revoked or logged out)"),
+    "bad_invite": (False, "the invite is unknown, used, expired or revoked"),
+    "name_taken": (False, "the name is taken or reserved"),
+    "disabled": (False, "the account is disabled"),
+    "forbidden": (False, "not allowed for this account"),
+    "not_found": (False, "no such thing here, or not for you"),
+    "unknown_node": (False, "no node of that name is known here"),
+    "unknown_user": (False, "that node has no such user"),
+    "blocked": (False, "the other node is blocked here"),
+    "declined": (False, "the recipient does not take messages from you"),
+    "conflict": (False, "the idempotency key was used for another message"),
+    "too_large": (False, "over a size limit"),
+    "stale": (True, "what the message was made for has changed; nothing was stored"),
+    "mailbox_full": (True, "the recipient's mailbox is full"),
+    "destination_backlogged": (True, "too much is already waiting for that node"),
+    "storage_full": (True, "the node's disk is full; reads go on"),
+    "busy": (True, "the node is busy or stopping"),
+    "rate_limited": (True, "too many requests"),
+    "failed": (True, "the node could not do it"),
+}
+
+Id = Annotated[str, msgspec.Meta(max_length=64)]
+Name = Annotated[str, msgspec.Meta(max_length=64)]
+Target = Annotated[str, msgspec.Meta(max_length=320)]  # an address or a conversation id
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+Password = Annotated[str, msgspec.Meta(max_length=PASSWORD_CHARS_MAX)]
+Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Bytes64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+class Frame(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=True, omit_defaults=True):
+    """Any frame; `t` names its type."""
+
+
+# --- from the client ------------------------------------------------------------------------------------------------
+class Hello(Frame, tag="hello"):
+    """The first frame; answered by `welcome`."""
+
+    version_min: int
+    version_max: int
+    nonce: Bytes32
+
+
+class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A place in a mailbox; positions of another store incarnation mean nothing."""
+
+    store: Id
+    position: Count
+
+
+class Request(Frame):
+    """A frame that gets exactly one `reply` or `error` with the same id."""
+
+    id: Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
+
+
+class Login(Request, tag="login"):
+    """Make a new device of an account; the signing key proves itself over the welcome's nonce."""
+
+    user: Name
+    password: Password
+    device_name: Name
+    signing_key: Bytes32
+    proof: Bytes64
+
+
+class Register(Request, tag="register"):
+    """Make an account with a one-use invite, and its first device."""
+
+    invite: Annotated[str, msgspec.Meta(max_length=128)]
+    user: Name
+    password: Password
+    device_name: Name
+    signing_key: Bytes32
+    proof: Bytes64
+
+
+class Auth(Request, tag="auth"):
+    """Go on as a known device; the feed starts after `resume`, or where the device last acknowledged."""
+
+    token: Annotated[str, msgspec.Meta(max_length=128)]
+    resume: Cursor | None = None
+    feed: bool = True  # false: requests only, nothing is pushed
+
+
+class Send(Request, tag="send"):
+    """Store one event; `key` makes repeating it safe for as long as the event exists."""
+
+    key: Key
+    to: Target
+    body: Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
+    format: Annotated[str, msgspec.Meta(max_length=32)] = "text"
+    kind: Annotated[str, msgspec.Meta(max_length=32)] = "message"
+    target: Id | None = None  # the event this answers
+    expires_ms: Count | None = None
+
+
+class Ack(Frame, tag="ack"):
+    """Stored and opened everything up to `position`, except these positions. Has no answer."""
+
+    position: Count
+    missing: Annotated[tuple[Count, ...], msgspec.Meta(max_length=64)] = ()
+
+
+class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A watermark over one log."""
+
+    origin: Id
+    log: Id
+    seq: Count
+
+
+class Read(Request, tag="read"):
+    """A person has seen these logs of the conversation up to these numbers."""
+
+    conversation: Id
+    marks: Annotated[tuple[Mark, ...], msgspec.Meta(max_length=64)]
+
+
+class GetHistory(Request, tag="history"):
+    """A page of a conversation, newest first going back from `before` (an event id), given oldest first."""
+
+    conversation: Target
+    before: Id | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE_MAX)] = 200
+
+
+class GetConversations(Request, tag="conversations"):
+    requests_only: bool = False
+
+
+class Accept(Request, tag="accept"):
+    conversation: Target
+
+
+class Decline(Request, tag="decline"):
+    conversation: Target
+
+
+class GetState(Request, tag="state"):
+    event: Id
+
+
+class GetWhy(Request, tag="why"):
+    event: Id
+
+
+class GetDevices(Request, tag="devices"):
+    pass
+
+
+class RenameDevice(Request, tag="rename_device"):
+    device: Id
+    name: Name
+
+
+class RevokeDevice(Request, tag="revoke_device"):
+    """Its token is dead at once; its connections close. Revoking one's own device is logging out."""
+
+    device: Id
+
+
+class SetProfile(Request, tag="set_profile"):
+    display_name: Annotated[str, msgspec.Meta(max_length=80)] | None = None
+    requests: Literal["strangers", "everyone"] | None = None  # whose first message asks before it is a conversation
+
+
+class Ping(Request, tag="ping"):
+    pass
+
+
+# --- from the node --------------------------------------------------------------------------------------------------
+class Welcome(Frame, tag="welcome"):
+    """Who the node is, proved over this channel by its pinned key (PROTOCOL.md 3.3)."""
+
+    version: int
+    name: str
+    chain: bytes
+    nonce: Bytes32
+    proof: Bytes64
+
+
+class Result(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
+    """What a reply holds."""
+
+
+class Done(Result, tag="done"):
+    pass
+
+
+class LoggedIn(Result, tag="logged_in"):
+    address: str
+    device: Id
+    token: str  # shown once; the node keeps only its hash
+
+
+class Ready(Result, tag="ready"):
+    address: str
+    device: Id
+    display_name: str
+    acked: Cursor  # up to here this device has acknowledged
+    head: Count  # the mailbox's newest position
+
+
+class Accepted(Result, tag="accepted"):
+    """Committed and fsynced here."""
+
+    event: Id
+    conversation: Id
+    origin: Id
+    log: Id
+    seq: Count
+    stamp: Count
+
+
+class Message(msgspec.Struct, frozen=True, tag="message", tag_field="t", omit_defaults=True):
+    """One event as a member sees it."""
+
+    event: Id
+    conversation: Id
+    origin: Id
+    log: Id
+    seq: Count
+    sender: str
+    device: Id
+    stamp: Count  # ms; display and order use (stamp, order)
+    order: Count  # the whole signed stamp
+    kind: str
+    format: str
+    body: bytes | None  # none: deleted
+    target: Id | None = None
+    late: bool = False  # arrived after newer ones were already here
+    position: Count = 0  # in the feed; 0 in history pages
+    state: str = ""  # of one's own messages in history pages
+
+
+class Watermark(msgspec.Struct, frozen=True, tag="watermark", tag_field="t", omit_defaults=True):
+    """How far one member is with one of my node's logs; moves to a new position when it changes."""
+
+    conversation: Id
+    origin: Id
+    log: Id
+    member: str
+    sent: Count = 0
+    delivered: Count = 0
+    read: Count = 0
+    missing: tuple[Count, ...] = ()
+    at: Count = 0
+    position: Count = 0
+
+
+class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="t", omit_defaults=True):
+    """A message that will not reach a member, and why."""
+
+    event: Id
+    conversation: Id
+    member: str
+    code: str
+    reason: str
+    at: Count = 0
+    position: Count = 0
+
+
+class ConversationState(msgspec.Struct, frozen=True, tag="conversation", tag_field="t", omit_defaults=True):
+    """A conversation as this user stands in it."""
+
+    conversation: Id
+    other: str  # the other member's address
+    state: Literal["open", "request", "declined"]
+    read: tuple[Mark, ...] = ()  # this user's own read marks, from any device
+    last: Count = 0  # stamp of the newest event, ms
+    position: Count = 0
+
+
+class DeviceState(msgspec.Struct, frozen=True, tag="device", tag_field="t", omit_defaults=True):
+    device: Id
+    name: str
+    created: Count
+    seen: Count = 0
+    revoked: bool = False
+    this: bool = False
+    position: Count = 0
+
+
+Item = Message | Watermark | Failure | ConversationState | DeviceState
+
+
+class History(Result, tag="history"):
+    messages: tuple[Message, ...]
+    more: bool = False
+
+
+class Conversations(Result, tag="conversations"):
+    conversations: tuple[ConversationState, ...]
+
+
+class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
+    address: str
+    state: Literal["accepted", "sent", "delivered", "read", "failed", "void"]
+    at: Count
+    reason: str = ""
+
+
+class States(Result, tag="states"):
+    event: Id
+    to: tuple[Recipient, ...]
+
+
+class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing this node knows about a message's way."""
+
+    at: Count  # 0: not yet
+    what: str
+    detail: str = ""
+
+
+class Why(Result, tag="why"):
+    event: Id
+    summary: str
+    hops: tuple[Hop, ...]
+
+
+class Devices(Result, tag="devices"):
+    devices: tuple[DeviceState, ...]
+
+
+AnyResult = Done | LoggedIn | Ready | Accepted | History | Conversations | States | Why | Devices
+
+
+class Reply(Frame, tag="reply"):
+    id: int
+    result: AnyResult
+
+
+class Error(Frame, tag="error"):
+    """A typed refusal; without an id it concerns the whole connection."""
+
+    code: str
+    message: str
+    id: int = 0
+    retry_after_ms: Count = 0
+
+
+class Feed(Frame, tag="feed"):
+    """Mailbox items past the device's cursor, in order; acknowledge the last position once they are safe."""
+
+    store: Id
+    items: tuple[Item, ...]
+
+
+class PeerLight(Frame, tag="light"):
+    """The link from this node to another one, for people: ephemeral, never stored."""
+
+    node: str
+    state: Literal["up", "down", "connecting"]
+    since: Count
+
+
+class Goodbye(Frame, tag="goodbye"):
+    code: str
+    reason: str = ""
+
+
+AnyRequest = (
+    Login | Register | Auth | Send | Read | GetHistory | GetConversations | Accept | Decline | GetState | GetWhy
+    | GetDevices | RenameDevice | RevokeDevice | SetProfile | Ping
+)  # fmt: skip
+FromClient = Hello | Ack | AnyRequest
+FromNode = Welcome | Reply | Error | Feed | PeerLight | Goodbye
+
+
+class ApiError(Exception):
+    """A typed refusal of a request; `code` is a key of CODES."""
+
+    def __init__(self, code: str, message: str, retry_after_ms: int = 0) -> None:
+        super().__init__(message)
+        assert code in CODES, code
+        self.code = code
+        self.message = message
+        self.retry_after_ms = retry_after_ms
+
+    @property
+    def retry(self) -> bool:
+        return CODES[self.code][0]
+
+
+class Codec:
+    """One of the two encodings, for one direction; `decode` raises `ApiError("bad_frame")` only."""
+
+    def __init__(self, json: bool) -> None:
+        module = msgspec.json if json else msgspec.msgpack
+        self.encode = module.Encoder().encode
+        self._from_client = module.Decoder(FromClient).decode
+        self._from_node = module.Decoder(FromNode).decode
+
+    def from_client(self, raw: bytes) -> FromClient:
+        try:
+            return self._from_client(raw)  # type: ignore[no-any-return]
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise ApiError("bad_frame", f"the frame cannot be read: {error}") from None
+
+    def from_node(self, raw: bytes) -> FromNode:
+        try:
+            return self._from_node(raw)  # type: ignore[no-any-return]
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise ApiError("bad_frame", f"the node's frame cannot be read: {error}") from None
+
+
+JSON = Codec(json=True)
+MSGPACK = Codec(json=False)
+_item = msgspec.msgpack.Decoder(Item)
+
+
+def encode_item(item: Item) -> bytes:
+    """A feed item as it is kept in the store (MessagePack, position left out)."""
+    return MSGPACK.encode(item)
+
+
+def decode_item(raw: bytes, position: int) -> Item:
+    return msgspec.structs.replace(_item.decode(raw), position=position)
+
+
+def login_bytes(nonce: bytes, user: str) -> bytes:
+    """What a device's signing key signs at login, under the domain `device-login` (PROTOCOL.md 7.3)."""
+    return nonce + user.encode()
+
+
+def schema() -> bytes:
+    """The JSON schema of both directions, for clients in other languages."""
+    (client, node), components = msgspec.json.schema_components([FromClient, FromNode], ref_template="#/$defs/{name}")
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Roost client protocol 1",
+        "from_client": client,
+        "from_node": node,
+        "codes": {code: {"retry": retry, "meaning": meaning} for code, (retry, meaning) in CODES.items()},
+        "$defs": components,
+    }
+    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1) + b"\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.buffer.write(schema())

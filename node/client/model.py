@@ -1,0 +1,61 @@
+"""What a program or a screen gets from the SDK: messages, conversations, states, lights."""
+
+from typing import Literal
+
+import msgspec
+
+State = Literal["", "queued", "accepted", "sent", "delivered", "read", "failed", "void"]
+STATES: tuple[State, ...] = ("queued", "accepted", "sent", "delivered", "read")  # in the order they are reached
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message as this device knows it."""
+
+    id: str | None  # event id; none while it is only queued here
+    key: str  # stable from the first moment: the idempotency key of own messages, the event id of others'
+    conversation: str
+    sender: str  # address
+    device: str
+    text: str
+    stamp: int  # ms since 1970
+    mine: bool
+    state: State = ""  # of own messages; empty for others'
+    reason: str = ""  # why it failed
+    late: bool = False  # arrived after newer ones were already here
+    order: int = 0  # whole signed stamp
+    kind: str = "message"
+    origin: str = ""
+    log: str = ""
+    seq: int = 0
+    reply_to: str | None = None
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """A conversation for a list."""
+
+    id: str
+    title: str  # the other member's address
+    unread: int = 0
+    last_text: str = ""
+    last_stamp: int = 0
+    request: bool = False
+    read_upto: int = 0  # stamp of the newest message known to be read, ms
+
+
+class Lights(msgspec.Struct, frozen=True):
+    """The two connections a person wants to see."""
+
+    me: Literal["up", "down", "connecting"] = "connecting"  # this device to its node
+    me_since: int = 0
+    peers: dict[str, tuple[str, int]] = {}  # node name -> (up, down or connecting; since)
+    reason: str = ""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Something to redraw or to print. A consumer may see the same one twice; ids and keys stay."""
+
+    kind: Literal["message", "state", "conversation", "request", "device", "lights"]
+    message: Message | None = None  # for message and state
+    conversation: Conversation | None = None
+    device: str = ""
+    detail: str = ""

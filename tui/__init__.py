@@ -1,0 +1,1 @@
+"""What only one person sees: the terminal client."""
