@@ -74,7 +74,9 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     body_bytes: Annotated[int, msgspec.Meta(ge=0, le=BODY_BYTES_MAX)]
     media: Annotated[tuple[Media, ...], msgspec.Meta(max_length=MEDIA_MAX)] = ()
     expires_ms: Annotated[int, msgspec.Meta(ge=0, le=SEQ_MAX)] | None = None
-    ext: Annotated[dict[Short, Annotated[bytes, msgspec.Meta(max_length=1024)]], msgspec.Meta(max_length=EXT_KEYS_MAX)] = {}
+    ext: Annotated[
+        dict[Short, Annotated[bytes, msgspec.Meta(max_length=1024)]], msgspec.Meta(max_length=EXT_KEYS_MAX)
+    ] = {}
 
     @property
     def log(self) -> Log:

@@ -138,7 +138,9 @@ def hello_bytes(role: Role, binding: Binding, own_nonce: bytes, other_nonce: byt
 
     A relay that ends TLS itself has another exporter and another TLS key, so a forwarded hello is worthless.
     """
-    return digest("hello", role.encode(), binding.kind.encode(), binding.key_hash, binding.exporter, own_nonce, other_nonce)
+    return digest(
+        "hello", role.encode(), binding.kind.encode(), binding.key_hash, binding.exporter, own_nonce, other_nonce
+    )
 
 
 class NodeLink(NamedTuple):

@@ -33,7 +33,7 @@ class Frame(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=Tr
     pass
 
 
-class Offer(Frame, tag="offer"):
+class Offer(Frame, tag="offer", frozen=True):
     """First frame each way: versions and a nonce; nothing in it is believed yet (PROTOCOL.md 3.1)."""
 
     version_min: Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -41,7 +41,7 @@ class Offer(Frame, tag="offer"):
     nonce: Nonce
 
 
-class Hello(Frame, tag="hello"):
+class Hello(Frame, tag="hello", frozen=True):
     """Second frame each way: who we are, proved over this very channel (PROTOCOL.md 3.2)."""
 
     chain: Chain
@@ -49,11 +49,13 @@ class Hello(Frame, tag="hello"):
     incarnation: Incarnation
     role: Literal["server", "client"]
     proof: Signature
-    addresses: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=260)], ...], msgspec.Meta(max_length=ADDRESSES_MAX)]
+    addresses: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=260)], ...], msgspec.Meta(max_length=ADDRESSES_MAX)
+    ]
     to: NodeId | None = None  # the node we meant to reach; none when only an address was known
 
 
-class Standing(Frame, tag="standing"):
+class Standing(Frame, tag="standing", frozen=True):
     """Third frame each way, and again when it changes: what we hold of the other (PROTOCOL.md 3.4)."""
 
     state: Literal["accepted", "pending", "blocked"]
@@ -66,11 +68,13 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     origin: NodeId
     incarnation: Incarnation
     first: Seq
-    members: Annotated[tuple[tuple[NodeId, Local], ...], msgspec.Meta(max_length=2)]  # proves a direct conversation's id
+    members: Annotated[
+        tuple[tuple[NodeId, Local], ...], msgspec.Meta(max_length=2)
+    ]  # proves a direct conversation's id
     events: Annotated[tuple[Signed, ...], msgspec.Meta(min_length=1, max_length=EVENTS_MAX)]
 
 
-class Events(Frame, tag="events"):
+class Events(Frame, tag="events", frozen=True):
     segments: Annotated[tuple[Segment, ...], msgspec.Meta(min_length=1, max_length=SEGMENTS_MAX)]
 
 
@@ -96,19 +100,19 @@ class LogAck(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     verdicts: Annotated[tuple[Verdict, ...], msgspec.Meta(max_length=EVENTS_MAX)] = ()
 
 
-class Acks(Frame, tag="acks"):
+class Acks(Frame, tag="acks", frozen=True):
     logs: Annotated[tuple[LogAck, ...], msgspec.Meta(min_length=1, max_length=SEGMENTS_MAX)]
 
 
-class Ping(Frame, tag="ping"):
+class Ping(Frame, tag="ping", frozen=True):
     number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 
 
-class Pong(Frame, tag="pong"):
+class Pong(Frame, tag="pong", frozen=True):
     number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 
 
-class Goodbye(Frame, tag="goodbye"):
+class Goodbye(Frame, tag="goodbye", frozen=True):
     """The last frame: why this side closes; `code` `restart` asks for an early return."""
 
     code: Annotated[str, msgspec.Meta(max_length=32)]
@@ -123,7 +127,9 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     member: Local
     delivered: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
     read: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
-    missing: Annotated[tuple[Seq, ...], msgspec.Meta(max_length=EXCEPTIONS_MAX)] = ()  # at or below delivered, not opened
+    missing: Annotated[
+        tuple[Seq, ...], msgspec.Meta(max_length=EXCEPTIONS_MAX)
+    ] = ()  # at or below delivered, not opened
     at_ms: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)] = 0
 
 

@@ -61,7 +61,7 @@ class Frame(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=Tr
 
 
 # --- from the client ------------------------------------------------------------------------------------------------
-class Hello(Frame, tag="hello"):
+class Hello(Frame, tag="hello", frozen=True):
     """The first frame; answered by `welcome`."""
 
     version_min: int
@@ -76,13 +76,13 @@ class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     position: Count
 
 
-class Request(Frame):
+class Request(Frame, frozen=True):
     """A frame that gets exactly one `reply` or `error` with the same id."""
 
     id: Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
 
 
-class Login(Request, tag="login"):
+class Login(Request, tag="login", frozen=True):
     """Make a new device of an account; the signing key proves itself over the welcome's nonce."""
 
     user: Name
@@ -92,7 +92,7 @@ class Login(Request, tag="login"):
     proof: Bytes64
 
 
-class Register(Request, tag="register"):
+class Register(Request, tag="register", frozen=True):
     """Make an account with a one-use invite, and its first device."""
 
     invite: Annotated[str, msgspec.Meta(max_length=128)]
@@ -103,7 +103,7 @@ class Register(Request, tag="register"):
     proof: Bytes64
 
 
-class Auth(Request, tag="auth"):
+class Auth(Request, tag="auth", frozen=True):
     """Go on as a known device; the feed starts after `resume`, or where the device last acknowledged."""
 
     token: Annotated[str, msgspec.Meta(max_length=128)]
@@ -111,7 +111,7 @@ class Auth(Request, tag="auth"):
     feed: bool = True  # false: requests only, nothing is pushed
 
 
-class Send(Request, tag="send"):
+class Send(Request, tag="send", frozen=True):
     """Store one event; `key` makes repeating it safe for as long as the event exists."""
 
     key: Key
@@ -123,7 +123,7 @@ class Send(Request, tag="send"):
     expires_ms: Count | None = None
 
 
-class Ack(Frame, tag="ack"):
+class Ack(Frame, tag="ack", frozen=True):
     """Stored and opened everything up to `position`, except these positions. Has no answer."""
 
     position: Count
@@ -138,14 +138,14 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seq: Count
 
 
-class Read(Request, tag="read"):
+class Read(Request, tag="read", frozen=True):
     """A person has seen these logs of the conversation up to these numbers."""
 
     conversation: Id
     marks: Annotated[tuple[Mark, ...], msgspec.Meta(max_length=64)]
 
 
-class GetHistory(Request, tag="history"):
+class GetHistory(Request, tag="history", frozen=True):
     """A page of a conversation, newest first going back from `before` (an event id), given oldest first."""
 
     conversation: Target
@@ -153,52 +153,52 @@ class GetHistory(Request, tag="history"):
     limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE_MAX)] = 200
 
 
-class GetConversations(Request, tag="conversations"):
+class GetConversations(Request, tag="conversations", frozen=True):
     requests_only: bool = False
 
 
-class Accept(Request, tag="accept"):
+class Accept(Request, tag="accept", frozen=True):
     conversation: Target
 
 
-class Decline(Request, tag="decline"):
+class Decline(Request, tag="decline", frozen=True):
     conversation: Target
 
 
-class GetState(Request, tag="state"):
+class GetState(Request, tag="state", frozen=True):
     event: Id
 
 
-class GetWhy(Request, tag="why"):
+class GetWhy(Request, tag="why", frozen=True):
     event: Id
 
 
-class GetDevices(Request, tag="devices"):
+class GetDevices(Request, tag="devices", frozen=True):
     pass
 
 
-class RenameDevice(Request, tag="rename_device"):
+class RenameDevice(Request, tag="rename_device", frozen=True):
     device: Id
     name: Name
 
 
-class RevokeDevice(Request, tag="revoke_device"):
+class RevokeDevice(Request, tag="revoke_device", frozen=True):
     """Its token is dead at once; its connections close. Revoking one's own device is logging out."""
 
     device: Id
 
 
-class SetProfile(Request, tag="set_profile"):
+class SetProfile(Request, tag="set_profile", frozen=True):
     display_name: Annotated[str, msgspec.Meta(max_length=80)] | None = None
     requests: Literal["strangers", "everyone"] | None = None  # whose first message asks before it is a conversation
 
 
-class Ping(Request, tag="ping"):
+class Ping(Request, tag="ping", frozen=True):
     pass
 
 
 # --- from the node --------------------------------------------------------------------------------------------------
-class Welcome(Frame, tag="welcome"):
+class Welcome(Frame, tag="welcome", frozen=True):
     """Who the node is, proved over this channel by its pinned key (PROTOCOL.md 3.3)."""
 
     version: int
@@ -212,17 +212,17 @@ class Result(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
     """What a reply holds."""
 
 
-class Done(Result, tag="done"):
+class Done(Result, tag="done", frozen=True):
     pass
 
 
-class LoggedIn(Result, tag="logged_in"):
+class LoggedIn(Result, tag="logged_in", frozen=True):
     address: str
     device: Id
     token: str  # shown once; the node keeps only its hash
 
 
-class Ready(Result, tag="ready"):
+class Ready(Result, tag="ready", frozen=True):
     address: str
     device: Id
     display_name: str
@@ -230,7 +230,7 @@ class Ready(Result, tag="ready"):
     head: Count  # the mailbox's newest position
 
 
-class Accepted(Result, tag="accepted"):
+class Accepted(Result, tag="accepted", frozen=True):
     """Committed and fsynced here."""
 
     event: Id
@@ -252,7 +252,7 @@ class Message(msgspec.Struct, frozen=True, tag="message", tag_field="t", omit_de
     sender: str
     device: Id
     stamp: Count  # ms; display and order use (stamp, order)
-    order: Count  # the whole signed stamp
+    order: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # the whole signed stamp: over 53 bits
     kind: str
     format: str
     body: bytes | None  # none: deleted
@@ -313,12 +313,12 @@ class DeviceState(msgspec.Struct, frozen=True, tag="device", tag_field="t", omit
 Item = Message | Watermark | Failure | ConversationState | DeviceState
 
 
-class History(Result, tag="history"):
+class History(Result, tag="history", frozen=True):
     messages: tuple[Message, ...]
     more: bool = False
 
 
-class Conversations(Result, tag="conversations"):
+class Conversations(Result, tag="conversations", frozen=True):
     conversations: tuple[ConversationState, ...]
 
 
@@ -329,7 +329,7 @@ class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-class States(Result, tag="states"):
+class States(Result, tag="states", frozen=True):
     event: Id
     to: tuple[Recipient, ...]
 
@@ -342,25 +342,25 @@ class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
-class Why(Result, tag="why"):
+class Why(Result, tag="why", frozen=True):
     event: Id
     summary: str
     hops: tuple[Hop, ...]
 
 
-class Devices(Result, tag="devices"):
+class Devices(Result, tag="devices", frozen=True):
     devices: tuple[DeviceState, ...]
 
 
 AnyResult = Done | LoggedIn | Ready | Accepted | History | Conversations | States | Why | Devices
 
 
-class Reply(Frame, tag="reply"):
+class Reply(Frame, tag="reply", frozen=True):
     id: int
     result: AnyResult
 
 
-class Error(Frame, tag="error"):
+class Error(Frame, tag="error", frozen=True):
     """A typed refusal; without an id it concerns the whole connection."""
 
     code: str
@@ -369,14 +369,14 @@ class Error(Frame, tag="error"):
     retry_after_ms: Count = 0
 
 
-class Feed(Frame, tag="feed"):
+class Feed(Frame, tag="feed", frozen=True):
     """Mailbox items past the device's cursor, in order; acknowledge the last position once they are safe."""
 
     store: Id
     items: tuple[Item, ...]
 
 
-class PeerLight(Frame, tag="light"):
+class PeerLight(Frame, tag="light", frozen=True):
     """The link from this node to another one, for people: ephemeral, never stored."""
 
     node: str
@@ -384,7 +384,7 @@ class PeerLight(Frame, tag="light"):
     since: Count
 
 
-class Goodbye(Frame, tag="goodbye"):
+class Goodbye(Frame, tag="goodbye", frozen=True):
     code: str
     reason: str = ""
 

@@ -1,0 +1,259 @@
+"""The node's UDP endpoint: one socket that listens and dials, so that peers see our listening port as source.
+
+Everything a stranger can make us hold has a bound here: connections, half-open ones, their time.
+"""
+
+import asyncio
+import datetime
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from aioquic._buffer import Buffer
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
+from aioquic.quic.connection import NetworkAddress
+from aioquic.quic.packet import (
+    QuicHeader,
+    QuicPacketType,
+    QuicProtocolVersion,
+    encode_quic_retry,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+from aioquic.quic.retry import QuicRetryTokenHandler
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from federation.quic import CID_BYTES, IDLE_S, Connection, Dialer, NodeQuic, QuicChannel, configuration
+
+CONNECTIONS_MAX = 4096  # at once, dialled ones included; a further stranger gets no answer
+HALF_OPEN_MAX = 256  # inbound ones without a handshake or a stream yet
+HALF_OPEN_S = 10.0  # time for both
+RETRY_ABOVE = 64  # half-open ones; from here on a stranger must first prove its address
+ALPNS = ("roost-node/1", "roost-client/1")
+CERTIFICATE_YEARS = 30  # nobody checks it: the hello proves identity
+
+logger = logging.getLogger(__name__)
+
+Accept = Callable[[str, QuicChannel], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class TlsIdentity:
+    """A certificate with its key; who we are is proved by the signed hello, this only carries TLS."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+    key_hash: bytes  # SHA-256 of the SubjectPublicKeyInfo, 32 bytes
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A fresh P-256 key in a self-signed certificate."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "roost")])
+        now = datetime.datetime.now(datetime.UTC)
+        builder = x509.CertificateBuilder(
+            issuer_name=name,
+            subject_name=name,
+            public_key=key.public_key(),
+            serial_number=x509.random_serial_number(),
+            not_valid_before=now - datetime.timedelta(days=1),  # clocks differ
+            not_valid_after=now + datetime.timedelta(days=365 * CERTIFICATE_YEARS),
+        )
+        return cls.of(builder.sign(key, hashes.SHA256()), key)
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Self:
+        """An identity from its parts."""
+        spki = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return cls(certificate, key, hashlib.sha256(spki).digest())
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Self:
+        """The reverse of `pem()`. ValueError if it does not hold a certificate and an EC key."""
+        key = serialization.load_pem_private_key(pem, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("the TLS key is not an elliptic-curve key: generate a new one")
+        return cls.of(x509.load_pem_x509_certificate(pem), key)
+
+    def pem(self) -> bytes:
+        """Certificate and key (not encrypted!) in one file, as `ssl.SSLContext.load_cert_chain` takes it."""
+        key = self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return self.certificate.public_bytes(serialization.Encoding.PEM) + key
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What passed through an endpoint since it opened."""
+
+    accepted: int  # inbound channels
+    refused: int  # inbound connections unanswered at a bound, or dropped at the half-open deadline
+    half_open: int  # inbound connections without a channel, now
+    bytes_received: int
+    bytes_sent: int
+
+
+class Endpoint(Dialer):
+    """One UDP socket that listens and dials; `accept(alpn, channel)` runs in a task per inbound channel."""
+
+    def __init__(self, tls: TlsIdentity, accept: Accept, alpns: Sequence[str], worker: int, idle_s: float):
+        """Use `Endpoint.open`."""
+        super().__init__(idle_s=idle_s)
+        self._worker = worker
+        self._tls = tls
+        self._accept = accept
+        self._alpns = list(alpns)
+        self._retry = QuicRetryTokenHandler()
+        self._half_open: dict[Connection, asyncio.TimerHandle] = {}
+        self._accepts: set[asyncio.Task[None]] = set()
+        self._accepted = self._refused = 0
+
+    @classmethod
+    async def open(
+        cls,
+        host: str,
+        port: int,
+        tls: TlsIdentity,
+        accept: Accept,
+        alpns: Sequence[str] = ALPNS,
+        worker: int = 0,
+        idle_s: float = IDLE_S,
+    ) -> Self:
+        """Listen on `host` (`::` is IPv4 too) and `port` (0: any). OSError unchanged, as for a busy port.
+
+        A channel lives as long as its `accept` call: when that returns or raises, the channel is closed.
+        """
+        endpoint = cls(tls, accept, alpns, worker, idle_s)
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, addr = found[0]
+        endpoint._lookup_family = socket.AddressFamily(family)
+        endpoint._listen(socket.socket(family, socket.SOCK_DGRAM), addr)
+        return endpoint
+
+    @property
+    def port(self) -> int:
+        """The UDP port we listen on and dial from."""
+        return int(next(iter(self._sockets.values())).getsockname()[1])
+
+    @property
+    def counters(self) -> Counters:
+        return Counters(self._accepted, self._refused, len(self._half_open), self.bytes_received, self.bytes_sent)
+
+    async def close(self) -> None:
+        """Close every channel (at most DRAIN_S), end the accept tasks, release the socket."""
+        await super().close()
+        for task in self._accepts:
+            task.cancel()
+        await asyncio.gather(*self._accepts, return_exceptions=True)
+
+    def stray(self, data: bytes, addr: NetworkAddress, sock: socket.socket) -> None:
+        """A datagram of no known connection: perhaps the first of a new one."""
+        if len(data) < SMALLEST_MAX_DATAGRAM_SIZE or data[0] < 0x80:
+            return  # RFC 9000 section 14.1; answering less would amplify
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=CID_BYTES)
+        except ValueError:
+            return
+        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
+            return  # an answer could loop between two servers for ever
+        if header.version != QuicProtocolVersion.VERSION_1:
+            versions = [QuicProtocolVersion.VERSION_1]
+            answer = encode_quic_version_negotiation(
+                source_cid=header.destination_cid,
+                destination_cid=header.source_cid,
+                supported_versions=list(versions),
+            )
+            self.send_datagrams([(answer, addr)])
+        elif header.packet_type == QuicPacketType.INITIAL:
+            self._knock(header, data, addr)
+
+    def opened(self, connection: Connection) -> None:
+        """The first stream of an inbound connection is there: hand its channel over."""
+        self._half_open.pop(connection).cancel()
+        self._accepted += 1
+        task = self._loop.create_task(self._serve(connection))
+        self._accepts.add(task)
+        task.add_done_callback(self._accepts.discard)
+
+    def ended(self, connection: Connection) -> None:
+        super().ended(connection)
+        if timer := self._half_open.pop(connection, None):
+            timer.cancel()
+
+    async def _serve(self, connection: Connection) -> None:
+        channel = connection.channel
+        assert channel is not None
+        try:
+            await self._accept(connection.alpn, channel)
+        except Exception:  # the host's bug ends one channel, not the endpoint
+            logger.exception("serving %s failed", channel.remote)
+            connection.close("internal error")
+        finally:
+            await channel.close()
+
+    def _knock(self, header: QuicHeader, data: bytes, addr: NetworkAddress) -> None:
+        """A stranger's first packet: no answer at a bound, a Retry under load, else a new connection."""
+        if len(self._half_open) >= HALF_OPEN_MAX or len(self._live) >= CONNECTIONS_MAX:
+            self._refused += 1
+            return
+        original_cid, retry_cid = header.destination_cid, None
+        if header.token:
+            try:
+                original_cid = self._retry.validate_token(
+                    address=addr, destination_cid=original_cid, token=header.token, now=self._loop.time()
+                )
+            except ValueError:
+                self._refused += 1
+                return
+            retry_cid = header.destination_cid
+        elif len(self._half_open) > RETRY_ABOVE:
+            self._send_retry(header, addr)
+            return
+        config = configuration(is_client=False, alpns=self._alpns, idle_s=self._idle_s)
+        config.certificate, config.private_key = self._tls.certificate, self._tls.key
+        quic = NodeQuic(
+            config,
+            worker=self._worker,
+            key_hash=self._tls.key_hash,
+            original_cid=original_cid,
+            retry_cid=retry_cid,
+        )
+        connection = self._begin(quic)
+        self.cid_issued(header.destination_cid, connection)
+        self._half_open[connection] = self._loop.call_later(HALF_OPEN_S, self._expire, connection)
+        connection.receive(data, addr)
+        if not quic.begun:
+            connection.close("not a QUIC handshake")
+
+    def _send_retry(self, header: QuicHeader, addr: NetworkAddress) -> None:
+        source_cid = bytes([self._worker]) + os.urandom(CID_BYTES - 1)
+        token = self._retry.create_token(
+            address=addr,
+            original_destination_connection_id=header.destination_cid,
+            retry_source_connection_id=source_cid,
+            now=self._loop.time(),
+        )
+        answer = encode_quic_retry(
+            version=QuicProtocolVersion.VERSION_1,
+            source_cid=source_cid,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=token,
+        )
+        self.send_datagrams([(answer, addr)])
+
+    def _expire(self, connection: Connection) -> None:
+        self._refused += 1
+        connection.close("too slow to open a channel")

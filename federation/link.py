@@ -1,0 +1,251 @@
+"""One link between two nodes as a state machine: hello, standing, windows, acknowledgements, pings (PROTOCOL.md 3, 5).
+
+Pure: `feed(frame, now_ms)` and `tick(now_ms)` give outputs for the shell to carry out; `wake_at()` says when to
+tick next. Times are monotonic ms.
+"""
+
+from typing import Literal, NamedTuple
+
+from federation import wire
+from federation.errors import ProtocolError
+from federation.identity import Chain, Identity, NodeKey, check_chain, hello_bytes, verify
+from federation.ids import Log
+from federation.ports import Binding
+
+HELLO_DEADLINE_MS = 10_000
+LATER_MS = 30_000  # how long a log that was told `later` rests
+
+
+class Settings(NamedTuple):
+    """What the configuration says of links."""
+
+    ping_ms: int = 10_000
+    dead_after_ms: int = 30_000
+    window_events: int = 256
+    window_bytes: int = 4 << 20
+
+
+class Us(NamedTuple):
+    """What our hello says."""
+
+    chain: Chain
+    key: NodeKey
+    node: bytes
+    name: str
+    incarnation: bytes
+    addresses: tuple[str, ...]
+
+
+class Send(NamedTuple):
+    frame: wire.AnyFrame
+
+
+class Met(NamedTuple):
+    """The other side proved who it is; the shell answers with `stand`."""
+
+    identity: Identity
+    hello: wire.Hello
+
+
+class Up(NamedTuple):
+    """Both sides accept each other: events may flow."""
+
+
+class Arrived(NamedTuple):
+    segment: wire.Segment
+
+
+class Acked(NamedTuple):
+    ack: wire.LogAck
+
+
+class Close(NamedTuple):
+    """The link is over; `code` and `reason` for the other side and for people."""
+
+    code: str
+    reason: str
+
+
+Output = Send | Met | Up | Arrived | Acked | Close
+Standing = Literal["accepted", "pending", "blocked"]
+
+
+class Link:
+    """`dialled` says whether we called; the side that was called is the server of the hello."""
+
+    def __init__(
+        self,
+        us: Us,
+        binding: Binding,
+        dialled: bool,
+        nonce: bytes,
+        now_ms: int,
+        settings: Settings,
+        expect: bytes | None,
+    ) -> None:
+        self._us, self._binding, self._nonce, self._settings = us, binding, nonce, settings
+        self.dialled, self._expect = dialled, expect
+        self._theirs: wire.Offer | None = None
+        self.peer: Identity | None = None
+        self.hello: wire.Hello | None = None
+        self.ours: Standing | None = None
+        self.their_standing: Standing | None = None
+        self.up = False
+        self.closed = False
+        self._deadline = now_ms + HELLO_DEADLINE_MS
+        self._heard = self._pinged = now_ms
+        self._pings = 0
+        self.sent: dict[Log, int] = {}  # highest number on its way, per log
+        self._flight: dict[Log, list[tuple[int, int]]] = {}  # (last number, bytes) per segment on its way
+        self._events = self._bytes = 0
+        self.paused: dict[Log, tuple[int, str]] = {}  # until when, and why
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+    def start(self) -> list[Output]:
+        return [Send(wire.Offer(wire.VERSION, wire.VERSION, self._nonce))]
+
+    def feed(self, frame: wire.AnyFrame, now_ms: int) -> list[Output]:
+        """Raises `ProtocolError`; the shell then closes with its code."""
+        self._heard = now_ms
+        match frame:
+            case wire.Offer():
+                return self._offer(frame)
+            case wire.Hello():
+                return self._hello(frame)
+            case wire.Goodbye():
+                self.closed = True
+                return [Close(frame.code, frame.reason)]
+        if self.peer is None:
+            raise ProtocolError("bad_frame", "nothing but offer and hello comes before the proof", "3.6")
+        match frame:
+            case wire.Standing():
+                self.their_standing = frame.state
+                return self._maybe_up()
+            case wire.Ping():
+                return [Send(wire.Pong(frame.number))]
+            case wire.Pong():
+                return []
+        if not self.up:
+            raise ProtocolError("not_accepted", "nothing flows until both sides accept", "3.4")
+        if isinstance(frame, wire.Events):
+            return [Arrived(segment) for segment in self._check(frame)]
+        return [out for ack in frame.logs for out in self._acked(ack, now_ms)]
+
+    def _offer(self, frame: wire.Offer) -> list[Output]:
+        if self._theirs is not None:
+            raise ProtocolError("bad_frame", "a second offer", "3.1")
+        if not frame.version_min <= wire.VERSION <= frame.version_max:
+            raise ProtocolError("bad_version", f"no common version; this node speaks {wire.VERSION}", "9.1")
+        self._theirs = frame
+        role: Literal["server", "client"] = "client" if self.dialled else "server"
+        proof = self._us.key.sign("hello", hello_bytes(role, self._binding, self._nonce, frame.nonce))
+        us = self._us
+        return [Send(wire.Hello(us.chain, us.name, us.incarnation, role, proof, us.addresses, self._expect))]
+
+    def _hello(self, frame: wire.Hello) -> list[Output]:
+        if self._theirs is None or self.peer is not None:
+            raise ProtocolError("bad_frame", "a hello out of turn", "3.2")
+        role: Literal["server", "client"] = "server" if self.dialled else "client"
+        identity = check_chain(frame.chain)
+        proof = hello_bytes(role, self._binding, self._theirs.nonce, self._nonce)
+        if frame.role != role or not verify(identity.key, "hello", proof, frame.proof):
+            raise ProtocolError("bad_proof", "the hello is not proved over this channel", "3.2")
+        if self._expect is not None and identity.node != self._expect:
+            raise ProtocolError("wrong_node", "another node's key answered at this address", "3.2")
+        if identity.node == self._us.node or (frame.to is not None and frame.to != self._us.node):
+            raise ProtocolError("wrong_node", "the hello was meant for another node", "3.2")
+        self.peer, self.hello = identity, frame
+        return [Met(identity, frame)]
+
+    def stand(self, state: Standing) -> list[Output]:
+        """Our side's decision on the peer, at the hello and whenever it changes."""
+        if state == self.ours:
+            return []
+        self.ours = state
+        if state == "blocked":
+            self.closed = True
+            return [Send(wire.Standing(state)), Close("blocked", "this node does not link with yours")]
+        return [Send(wire.Standing(state)), *self._maybe_up()]
+
+    def _maybe_up(self) -> list[Output]:
+        if self.their_standing == "blocked":
+            self.closed = True
+            return [Close("blocked", "that node does not link with this one")]
+        up = self.ours == self.their_standing == "accepted"
+        if up == self.up:
+            return []
+        self.up = up
+        return [Up()] if up else []
+
+    def _check(self, frame: wire.Events) -> tuple[wire.Segment, ...]:
+        assert self.peer is not None
+        for segment in frame.segments:
+            if segment.origin != self.peer.node:
+                raise ProtocolError("not_member", "a log of a third node, in no group of ours", "5.9")
+        return frame.segments
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+    def room(self) -> int:
+        """How many more events may be on their way (PROTOCOL.md 5.5)."""
+        full = self._bytes >= self._settings.window_bytes
+        return 0 if full or not self.up else max(0, self._settings.window_events - self._events)
+
+    def sending(self, segments: list[wire.Segment]) -> list[Output]:
+        """Segments go out now; the numbers stay on the books until they are acknowledged."""
+        for s in segments:
+            size = sum(len(e.header) + len(e.body or b"") for e in s.events)
+            log = Log(s.conversation, s.origin, s.incarnation)
+            last = s.first + len(s.events) - 1
+            self.sent[log] = last
+            self._flight.setdefault(log, []).append((len(s.events), size))
+            self._events += len(s.events)
+            self._bytes += size
+        return [Send(wire.Events(tuple(segments)))]
+
+    def _acked(self, ack: wire.LogAck, now_ms: int) -> list[Output]:
+        log = Log(ack.conversation, ack.origin, ack.incarnation)
+        if log not in self.sent or ack.seq > self.sent[log]:
+            raise ProtocolError("bad_ack", "an acknowledgement of what was not sent", "5.3")
+        flight = self._flight.get(log, [])
+        if flight:  # one acknowledgement answers one segment, in order
+            events, size = flight.pop(0)
+            self._events -= events
+            self._bytes -= size
+        later = next((v for v in ack.verdicts if v.verdict == "later"), None)
+        if later is not None:
+            self.paused[log] = (now_ms + LATER_MS, f"{later.code}: {later.reason}")
+        if not flight:
+            self._flight.pop(log, None)
+            if ack.seq >= self.sent[log] or later is not None:
+                del self.sent[log]  # what is still unacknowledged is read again from the acknowledged number
+        return [Acked(ack)]
+
+    def rests(self, log: Log, now_ms: int) -> bool:
+        """Whether this log waits: told `later`, or an earlier run of it is still being settled."""
+        until, _ = self.paused.get(log, (0, ""))
+        if until > now_ms:
+            return True
+        self.paused.pop(log, None)
+        return False
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+    def wake_at(self) -> int:
+        if self.peer is None or self.ours is None:
+            return self._deadline
+        times = [self._pinged + self._settings.ping_ms, self._heard + self._settings.dead_after_ms]
+        return min(times + [until for until, _ in self.paused.values()])
+
+    def tick(self, now_ms: int) -> list[Output]:
+        if self.peer is None:
+            return self._over("timeout", "no proof of identity in time") if now_ms >= self._deadline else []
+        if now_ms - self._heard >= self._settings.dead_after_ms:
+            return self._over("dead", "no sign of life")
+        if now_ms - self._pinged >= self._settings.ping_ms:
+            self._pinged = now_ms
+            self._pings += 1
+            return [Send(wire.Ping(self._pings))]
+        return []
+
+    def _over(self, code: str, reason: str) -> list[Output]:
+        self.closed = True
+        return [Close(code, reason)]

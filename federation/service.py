@@ -1,0 +1,344 @@
+"""The shell of federation: dials peers that have work, accepts calls, runs one link per pair of nodes."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from federation import link as machine
+from federation import wire
+from federation.errors import ProtocolError
+from federation.event import Signed
+from federation.identity import Identity
+from federation.ids import Log
+from federation.link import Link, Settings, Standing, Us
+from federation.peers import Backoff, keep_dialled_by_us
+from federation.ports import Channel, ChannelClosed
+
+log = logging.getLogger("roost.federation")
+DIAL_TIMEOUT_S = 8.0
+IDLE_LOOK_MS = 15_000  # a lost hint costs at most this much delay
+
+
+class Known(NamedTuple):
+    """A peer as the host knows it."""
+
+    node: bytes
+    name: str
+    state: Standing
+    addresses: tuple[str, ...]
+
+
+class Waiting(NamedTuple):
+    """A log that the peer has not acknowledged to its end."""
+
+    log: Log
+    acked: int
+    members: tuple[tuple[bytes, str], ...]
+
+
+class Host(Protocol):
+    """What federation needs from the node."""
+
+    def known(self) -> Sequence[Known]: ...
+
+    async def meet(self, identity: Identity, hello: wire.Hello) -> Standing: ...
+
+    async def work(self, peer: bytes) -> Sequence[Waiting]: ...
+
+    async def run_of(self, log: Log, after: int, limit: int) -> Sequence[Signed]: ...
+
+    async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck: ...
+
+    async def acked(self, peer: bytes, ack: wire.LogAck) -> None: ...
+
+    def light(self, peer: bytes, state: str, since_ms: int) -> None: ...
+
+
+class Clock(Protocol):
+    """Time and chance, given so that the simulator can give its own."""
+
+    def monotonic_ms(self) -> int: ...
+
+    def wall_ms(self) -> int: ...
+
+    def chance(self) -> float: ...
+
+    def random(self, size: int) -> bytes: ...
+
+
+Dial = Callable[[str, float], Awaitable[Channel]]
+
+
+class Service:
+    """Owns every link of one node. `run` ends only by cancellation; `stop` says goodbye first."""
+
+    def __init__(self, us: Us, host: Host, clock: Clock, dial: Dial | None, settings: Settings, cap_ms: int) -> None:
+        self.us, self._host, self._clock, self._dial = us, host, clock, dial
+        self._settings, self._cap_ms = settings, cap_ms
+        self.links: dict[bytes, Running] = {}
+        self.backoffs: dict[bytes, Backoff] = {}
+        self._dialling: set[bytes] = set()
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def use(self, dial: Dial) -> None:
+        """From now on peers can be called."""
+        self._dial = dial
+        self._wake.set()
+
+    # --- hints --------------------------------------------------------------------------------------------------------
+    def poke(self, peer: bytes) -> None:
+        """There may be work for this peer."""
+        running = self.links.get(peer)
+        if running is not None:
+            running.wake.set()
+        else:
+            self._wake.set()
+
+    def peers_changed(self) -> None:
+        """An administrator changed something: links follow at once, and nobody waits out a back-off."""
+        states = {k.node: k.state for k in self._host.known()}
+        for node, running in list(self.links.items()):
+            self._spawn(running.restand(states.get(node, "blocked")))
+        for backoff in self.backoffs.values():
+            backoff.reset()
+        self._wake.set()
+
+    def _spawn(self, work: "Awaitable[None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Future[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a link ended by a bug: %r", task.exception(), exc_info=task.exception())
+
+    # --- dialling -----------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Dial every accepted peer that has no link, each on its own back-off."""
+        while True:
+            now = self._clock.monotonic_ms()
+            soonest = now + IDLE_LOOK_MS
+            for peer in self._host.known():
+                if self._dial is None or peer.state != "accepted" or not peer.addresses:
+                    continue
+                if peer.node in self.links or peer.node in self._dialling:
+                    continue
+                backoff = self.backoffs.setdefault(peer.node, Backoff(self._cap_ms))
+                if backoff.next_ms > now:
+                    soonest = min(soonest, backoff.next_ms)
+                    continue
+                self._dialling.add(peer.node)
+                self._spawn(self._call(peer, backoff))
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), max(0.001, (soonest - now) / 1000))
+            except TimeoutError:
+                pass
+
+    async def _call(self, peer: Known, backoff: Backoff) -> None:
+        assert self._dial is not None
+        reason = ""
+        self._host.light(peer.node, "connecting", self._clock.wall_ms())
+        try:
+            for address in peer.addresses:
+                try:
+                    channel = await self._dial(address, DIAL_TIMEOUT_S)
+                except (ChannelClosed, OSError) as error:
+                    reason = f"{address}: {error}"
+                    continue
+                reason = await self._run_link(channel, dialled=True, expect=peer.node)
+                break
+        finally:
+            self._dialling.discard(peer.node)
+            if peer.node not in self.links:
+                backoff.failed(self._clock.monotonic_ms(), self._clock.chance(), reason)
+                self._host.light(peer.node, "down", self._clock.wall_ms())
+            self._wake.set()
+
+    async def accept(self, channel: Channel) -> None:
+        """Serve a call until it ends."""
+        await self._run_link(channel, dialled=False, expect=None)
+
+    async def _run_link(self, channel: Channel, dialled: bool, expect: bytes | None) -> str:
+        """Returns why the link ended, for people."""
+        nonce, now = self._clock.random(wire.NONCE_BYTES), self._clock.monotonic_ms()
+        state = Link(self.us, channel.binding, dialled, nonce, now, self._settings, expect)
+        running = Running(self, channel, state, self._host, self._clock)
+        try:
+            return await running.run()
+        finally:
+            peer = state.peer.node if state.peer else None
+            if peer is not None and self.links.get(peer) is running:
+                del self.links[peer]
+                self._host.light(peer, "down", self._clock.wall_ms())
+            self._wake.set()
+
+    def admit(self, running: "Running") -> bool:
+        """One link per pair: keep this one, or say that the other one stays (PROTOCOL.md 3.5)."""
+        assert running.state.peer is not None
+        peer = running.state.peer.node
+        self.backoffs.setdefault(peer, Backoff(self._cap_ms)).reset()
+        old = self.links.get(peer)
+        if old is not None:
+            same_life = (
+                old.state.hello is not None
+                and running.state.hello is not None
+                and (old.state.hello.incarnation == running.state.hello.incarnation)
+            )
+            by_us = keep_dialled_by_us(self.us.node, peer)
+            if same_life and old.state.dialled == by_us and running.state.dialled != by_us:
+                return False
+            self._spawn(old.finish("replaced", "a newer link of this pair is in use"))
+        self.links[peer] = running
+        return True
+
+    async def stop(self) -> None:
+        """Say goodbye on every link and leave no task behind."""
+        self._stopping = True
+        for running in list(self.links.values()):
+            await running.finish("restart", "this node is stopping")
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Running:
+    """One link with its channel: a reader, a sender, and the clock."""
+
+    def __init__(self, service: Service, channel: Channel, state: Link, host: Host, clock: Clock) -> None:
+        self._service, self._channel, self.state, self._host, self._clock = service, channel, state, host, clock
+        self.wake = asyncio.Event()
+        self._ended = ""
+        self._receiving: asyncio.Queue[wire.Segment] = asyncio.Queue()
+        self.since_ms = clock.wall_ms()
+
+    async def run(self) -> str:
+        tasks = [asyncio.ensure_future(t) for t in (self._read(), self._send(), self._tick(), self._answer())]
+        try:
+            await self._carry(self.state.start())
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        except ChannelClosed as error:
+            self._ended = self._ended or str(error)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            await self._channel.close(self._ended)
+        for result in results:
+            if isinstance(result, ProtocolError):
+                self._ended = str(result)
+                log.warning("link with %s refused: %s", self._channel.remote, result)
+            elif isinstance(result, ChannelClosed):
+                self._ended = self._ended or str(result)
+            elif isinstance(result, Exception):
+                raise result
+        return self._ended or "closed"
+
+    async def _read(self) -> None:
+        while frames := await self._channel.recv():
+            for raw in frames:
+                try:
+                    outputs = self.state.feed(wire.decode(raw), self._clock.monotonic_ms())
+                except ProtocolError as error:
+                    await self._channel.send(wire.encode(wire.Goodbye(error.code, str(error)[:200])))
+                    raise
+                if not await self._carry(outputs):
+                    return
+        self._ended = self._ended or "the other side closed the link"
+
+    async def _carry(self, outputs: Sequence[machine.Output]) -> bool:
+        """Carry out outputs; false when the link is over. Frames of one batch leave in one write."""
+        frames: list[bytes] = []
+        for out in outputs:
+            match out:
+                case machine.Send(frame):
+                    frames.append(wire.encode(frame))
+                case machine.Arrived(segment):
+                    self._receiving.put_nowait(segment)  # bounded by the sender's window (PROTOCOL.md 5.5)
+                case machine.Acked(ack):
+                    await self._host.acked(self._peer, ack)
+                    self.wake.set()
+                case machine.Up():
+                    self.since_ms = self._clock.wall_ms()
+                    self._host.light(self._peer, "up", self.since_ms)
+                    self.wake.set()
+                case machine.Met(identity, hello):
+                    await self._met(identity, hello)
+                case machine.Close(code, reason):
+                    self._ended = reason or code
+        if frames:
+            await self._channel.send(*frames)
+        return not self._ended
+
+    @property
+    def _peer(self) -> bytes:
+        assert self.state.peer is not None
+        return self.state.peer.node
+
+    async def _met(self, identity: Identity, hello: wire.Hello) -> None:
+        standing = await self._host.meet(identity, hello)
+        if not self._service.admit(self):
+            self._ended = "another link of this pair stays"
+            await self._channel.send(wire.encode(wire.Goodbye("duplicate", self._ended)))
+            return
+        self._channel.trust()
+        await self._carry(self.state.stand(standing))
+
+    async def restand(self, standing: Standing) -> None:
+        try:
+            if self.state.ours is not None and not await self._carry(self.state.stand(standing)):
+                await self._channel.close(self._ended)
+        except ChannelClosed:
+            pass  # its own reader notices
+
+    async def _answer(self) -> None:
+        """Store what arrived, many segments in one commit; acknowledge after it (PROTOCOL.md 5.3)."""
+        while True:
+            segments = [await self._receiving.get()]
+            while not self._receiving.empty() and len(segments) < wire.SEGMENTS_MAX:
+                segments.append(self._receiving.get_nowait())
+            acks = await asyncio.gather(*(self._host.receive(self._peer, s) for s in segments))
+            await self._channel.send(wire.encode(wire.Acks(tuple(acks))))
+
+    async def _send(self) -> None:
+        """The log is the queue: read past what was acknowledged or is on its way, as far as the window allows."""
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            if not self.state.room():
+                continue  # an acknowledgement wakes us
+            segments: list[wire.Segment] = []
+            room = self.state.room()
+            for waiting in await self._host.work(self._peer):
+                if room <= 0 or self.state.rests(waiting.log, self._clock.monotonic_ms()):
+                    continue
+                after = max(waiting.acked, self.state.sent.get(waiting.log, 0))
+                events = await self._host.run_of(waiting.log, after, min(room, wire.EVENTS_MAX))
+                if events:
+                    room -= len(events)
+                    segments.append(wire.Segment(*waiting.log, after + 1, waiting.members, tuple(events)))
+            if segments:
+                await self._carry(self.state.sending(segments))
+                self.wake.set()
+
+    async def _tick(self) -> None:
+        while True:
+            now = self._clock.monotonic_ms()
+            await asyncio.sleep(max(0.001, (self.state.wake_at() - now) / 1000))
+            if not await self._carry(self.state.tick(self._clock.monotonic_ms())):
+                return
+            self.wake.set()
+
+    async def finish(self, code: str, reason: str) -> None:
+        """Goodbye from our side."""
+        self._ended = self._ended or reason
+        try:
+            await self._channel.send(wire.encode(wire.Goodbye(code, reason)))
+            await self._channel.close(reason)
+        except ChannelClosed:
+            pass

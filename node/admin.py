@@ -1,0 +1,289 @@
+"""Administration: one table of operations, reached over a Unix socket of the running node, or on the closed store.
+
+One JSON line each way: {"op", "args"} and {"ok", "result"} or {"ok": false, "code", "message"}. The socket lies in
+the data directory, whose mode (0700) is the permission.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from federation.errors import AddressError
+from federation.identity import NodeLink
+from federation.ids import EVENT_ID_BYTES, from_text, to_text
+from node import api
+from node.api import ApiError
+from node.config import Config
+from node.core import rows
+from node.core.people import AddInvite, ChangeAccount, RevokeInvite
+from node.core.peers import ChangePeer
+from node.storage import reads
+from node.storage.writer import StoreFailed
+from node.system import token_hash
+
+if TYPE_CHECKING:
+    from node.node import Node
+
+SOCKET = "admin.sock"
+LINE_BYTES_MAX = 1 << 20
+INVITE_S = 7 * 86400
+
+
+class AdminError(Exception):
+    """A refused operation; `code` is one of the client protocol's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+Args = dict[str, Any]
+
+
+async def _status(node: "Node", args: Args) -> Any:
+    waiting = await node.store.read(reads.waiting)
+    links = node.service.links
+    peers = [
+        {
+            "name": p.name,
+            "node": to_text(p.node),
+            "state": p.state,
+            "link": "up" if p.node in links and links[p.node].state.up else "down",
+            "waiting": waiting.get(p.node, 0),
+            "reason": node.service.backoffs[p.node].reason if p.node in node.service.backoffs else "",
+        }
+        for p in node.directory.peers.values()
+    ]
+    return {
+        "name": node.us.name,
+        "node": to_text(node.us.node),
+        "link": str(node.link),
+        "incarnation": to_text(node.us.incarnation),
+        "users": len(await node.store.read(reads.all_accounts)),
+        "clients": sum(len(group) for group in node.sessions.values()),
+        "peers": peers,
+        "store": {"commits": node.store.commits, "commands": node.store.commands, "waiting": node.store.waiting},
+    }
+
+
+async def _link(node: "Node", args: Args) -> Any:
+    return str(node.link)
+
+
+async def _check(node: "Node", args: Args) -> Any:
+    return {"ok": True}
+
+
+async def _user_add(node: "Node", args: Args) -> Any:
+    await node.create_user(args["name"], args["password"])
+    return {"address": f"{args['name']}@{node.us.name}"}
+
+
+async def _user_list(node: "Node", args: Args) -> Any:
+    found = await node.store.read(reads.all_accounts)
+    return [{"name": a.local, "display_name": a.display_name, "state": a.state, "created": a.created_ms} for a in found]
+
+
+def _user_state(state: Any) -> "Operation":
+    async def change(node: "Node", args: Args) -> Any:
+        await node.store.submit(ChangeAccount(args["name"], state=state))
+        return {"name": args["name"], "state": state}
+
+    return change
+
+
+async def _user_passwd(node: "Node", args: Args) -> Any:
+    hashed = await node.system.hash_password(args["password"])
+    await node.store.submit(ChangeAccount(args["name"], password=hashed))
+    return {"name": args["name"]}
+
+
+async def _invite_new(node: "Node", args: Args) -> Any:
+    if args.get("uses", 1) != 1:
+        raise ApiError("bad_request", "an invite can be used once; make one for each person")
+    code = to_text(node.system.random(20))
+    expires = node.system.wall_ms() + int(args.get("expires_s") or INVITE_S) * 1000
+    await node.store.submit(AddInvite(token_hash(code), expires))
+    return {"invite": f"{node.link}#{code}", "id": to_text(token_hash(code))[:16], "expires": expires}
+
+
+async def _invite_list(node: "Node", args: Args) -> Any:
+    return [
+        {
+            "id": to_text(i.code_hash)[:16],
+            "created": i.created_ms,
+            "expires": i.expires_ms,
+            "used_by": i.used_by,
+            "revoked": bool(i.revoked_ms),
+        }
+        for i in await node.store.read(reads.all_invites)
+    ]
+
+
+async def _invite_revoke(node: "Node", args: Args) -> Any:
+    for invite in await node.store.read(reads.all_invites):
+        if to_text(invite.code_hash)[:16] == args["id"]:
+            await node.store.submit(RevokeInvite(invite.code_hash))
+            return {"id": args["id"]}
+    raise ApiError("not_found", "there is no such invite; `roost invite list` shows them")
+
+
+async def _peer_add(node: "Node", args: Args) -> Any:
+    try:
+        link = NodeLink.parse(args["link"])
+    except AddressError as error:
+        raise ApiError("bad_request", str(error)) from None
+    if link.name == node.us.name and link.node != node.us.node:
+        raise ApiError("conflict", f"{link.name} is this node's own name, with another key")
+    taken = node.directory.node_of(link.name)
+    change = ChangePeer(link.node, "accepted", link.name, link.addresses, taken)
+    return _peer(await node.store.submit(change))
+
+
+def _peer_state(state: str) -> "Operation":
+    async def change(node: "Node", args: Args) -> Any:
+        return _peer(await node.store.submit(ChangePeer(node.directory.find(args["node"]).node, state)))
+
+    return change
+
+
+def _peer(peer: rows.Peer) -> Any:
+    return {"name": peer.name, "node": to_text(peer.node), "state": peer.state, "addresses": peer.addresses.split()}
+
+
+async def _peer_list(node: "Node", args: Args) -> Any:
+    status = {p["node"]: p for p in (await _status(node, {}))["peers"]}
+    return [_peer(p) | status[to_text(p.node)] for p in node.directory.peers.values()]
+
+
+async def _why(node: "Node", args: Args) -> Any:
+    try:
+        event = from_text(args["event"], EVENT_ID_BYTES)
+    except ValueError as error:
+        raise ApiError("bad_request", str(error)) from None
+    why: api.Why = await node.why(event)
+    return msgspec.to_builtins(why)
+
+
+Operation = Callable[["Node", Args], Awaitable[Any]]
+OPERATIONS: dict[str, Operation] = {
+    "status": _status,
+    "link": _link,
+    "check": _check,
+    "user.add": _user_add,
+    "user.list": _user_list,
+    "user.disable": _user_state("disabled"),
+    "user.enable": _user_state("active"),
+    "user.delete": _user_state("deleted"),
+    "user.passwd": _user_passwd,
+    "invite.new": _invite_new,
+    "invite.list": _invite_list,
+    "invite.revoke": _invite_revoke,
+    "peer.add": _peer_add,
+    "peer.list": _peer_list,
+    "peer.accept": _peer_state("accepted"),
+    "peer.block": _peer_state("blocked"),
+    "peer.remove": _peer_state("removed"),
+    "why": _why,
+}
+
+
+async def perform(node: "Node", op: str, args: Args) -> Any:
+    """Raises `AdminError`."""
+    if op not in OPERATIONS:
+        raise AdminError("bad_request", f"no operation {op[:40]!r}")
+    try:
+        return await OPERATIONS[op](node, args)
+    except ApiError as error:
+        raise AdminError(error.code, error.message) from None
+    except KeyError as error:
+        raise AdminError("bad_request", f"{op} needs {error}") from None
+    except StoreFailed as error:
+        raise AdminError("failed", str(error)) from None
+
+
+class AdminSocket:
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def open(self) -> None:
+        with _near(self._node.config) as path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)  # left by a crash; the lock says that nobody else is there
+            self._server = await asyncio.start_unix_server(self._serve, path, limit=LINE_BYTES_MAX)
+            os.chmod(path, 0o600)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            while line := await reader.readline():
+                answer: dict[str, Any]
+                try:
+                    request = msgspec.json.decode(line, type=dict[str, Any])
+                    result = await perform(self._node, request["op"], request.get("args", {}))
+                    answer = {"ok": True, "result": result}
+                except AdminError as error:
+                    answer = {"ok": False, "code": error.code, "message": str(error)}
+                except (msgspec.MsgspecError, KeyError, ValueError) as error:
+                    answer = {"ok": False, "code": "bad_frame", "message": f"not a request: {error}"}
+                writer.write(msgspec.json.encode(answer) + b"\n")
+                await writer.drain()
+        except ConnectionError:
+            pass  # the command line went away; what it asked was done or not, and it can look
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for writer in list(self._open):
+                writer.close()
+            await self._server.wait_closed()
+            with _near(self._node.config) as path, contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+@contextlib.contextmanager
+def _near(config: Config) -> "Any":
+    """The socket's path, short enough for the kernel (108 bytes) however deep the data directory lies."""
+    folder = os.open(config.data_path, os.O_RDONLY)
+    try:
+        short = f"/proc/self/fd/{folder}"
+        yield f"{short}/{SOCKET}" if os.path.exists(short) else str(config.data_path / SOCKET)
+    finally:
+        os.close(folder)
+
+
+async def call(config: Config, op: str, args: Args) -> Any:
+    """Ask the running node; when none runs, open its store and do it there. Raises `AdminError` or `NodeError`."""
+    with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+        with _near(config) as path:
+            reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES_MAX)
+        try:
+            writer.write(msgspec.json.encode({"op": op, "args": args}) + b"\n")
+            line = await reader.readline()
+        finally:
+            writer.close()
+        if not line:
+            raise AdminError("failed", "the node stopped before it answered; look, then try again")
+        answer = msgspec.json.decode(line, type=dict[str, Any])
+        if not answer["ok"]:
+            raise AdminError(answer["code"], answer["message"])
+        return answer["result"]
+    async with _closed(config) as node:
+        return await perform(node, op, args)
+
+
+@contextlib.asynccontextmanager
+async def _closed(config: Config) -> "AsyncIterator[Node]":
+    from node.node import Node
+
+    async with Node.open(config, listen=False) as node:
+        yield node

@@ -1,0 +1,39 @@
+"""The one place that says who may do what. Default deny: an operation that is not named here is refused."""
+
+from federation.ids import User
+from node.api import ApiError
+from node.core import rows
+from node.core.context import Context
+from node.core.view import View
+
+SELF = frozenset({"feed", "history", "state", "devices", "profile", "receipts", "requests"})
+
+
+def authorize(view: View, context: Context, actor: str, operation: str, object_: object = None) -> None:
+    """Let a local user do an operation on an object, or raise `ApiError`. Every door calls this."""
+    account = view.get(rows.Account, actor)
+    if account is None or account.state == "deleted":
+        raise ApiError("bad_token", "this account does not exist any more")
+    if account.state != "active":
+        raise ApiError("disabled", f"the account {actor}@{context.name} is disabled; ask its administrator")
+    if operation in SELF:
+        return
+    if operation == "send" and isinstance(object_, User):
+        return _send(view, context, actor, object_)
+    raise ApiError("forbidden", f"{operation} is not allowed")
+
+
+def _send(view: View, context: Context, actor: str, other: User) -> None:
+    if other.node == context.node:
+        account = view.get(rows.Account, other.local)
+        if account is None or account.state == "deleted":
+            raise ApiError("unknown_user", f"{context.name} has no user {other.local}")
+        box = view.get(rows.Mailbox, other.local)
+        if box is not None and box.items >= context.mailbox_items_max:
+            raise ApiError("mailbox_full", f"the mailbox of {other.local}@{context.name} is full")
+        return
+    peer = view.get(rows.Peer, other.node)
+    if peer is None:
+        raise ApiError("unknown_node", "that node is not known here; its administrator's link makes it known")
+    if peer.state == "blocked":
+        raise ApiError("blocked", f"{peer.name} is blocked here")

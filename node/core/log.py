@@ -1,0 +1,183 @@
+"""Appending to our own log, and what every stored event does to mailboxes and queues here."""
+
+from federation.event import Event, Header, Predecessor, body_hash, sign_event
+from federation.ids import Log, User, digest, to_text
+from node import api
+from node.core import rows
+from node.core.context import Context
+from node.core.view import Key, View
+
+
+def members(conversation: rows.Conversation) -> tuple[User, ...]:
+    """The members of a direct conversation; one when somebody writes to themselves."""
+    a, b = User(conversation.node_a, conversation.local_a), User(conversation.node_b, conversation.local_b)
+    return (a,) if a == b else (a, b)
+
+
+def address(view: View, context: Context, user: User) -> str:
+    """A user for people: the node's name here, or its id while it has none."""
+    if user.node == context.node:
+        return f"{user.local}@{context.name}"
+    peer = view.get(rows.Peer, user.node)
+    return f"{user.local}@{peer.name if peer and peer.name else to_text(user.node)}"
+
+
+def append_keys(context: Context, conversation: bytes, people: tuple[User, ...]) -> list[Key]:
+    """What `append` and `fan_out` will read."""
+    log = Log(conversation, context.node, context.incarnation).key
+    keys: list[Key] = [(rows.LogHead, (log,)), (rows.OwnLog, (conversation,)), (rows.Conversation, (conversation,))]
+    for user in people:
+        if user.node == context.node:
+            keys += [(rows.Mailbox, (user.local,)), (rows.Standing, (conversation, user.local))]
+            keys.append((rows.Receipt, (log, user.node, user.local)))
+        else:
+            keys += [(rows.Outbound, (user.node, log)), (rows.Peer, (user.node,))]
+    return keys
+
+
+def append(
+    view: View,
+    context: Context,
+    conversation: bytes,
+    kind: str,
+    body_format: str,
+    body: bytes,
+    sender: str = "",
+    device: bytes = b"",
+    target: bytes | None = None,
+    expires_ms: int | None = None,
+) -> Event:
+    """Sign the next event of our log of this conversation and move the log's head (PROTOCOL.md 4.4)."""
+    log = Log(conversation, context.node, context.incarnation)
+    head = view.get(rows.LogHead, log.key)
+    after = None
+    if head is None:
+        own = view.get(rows.OwnLog, conversation)
+        if own is not None:
+            old = view.get(rows.LogHead, Log(conversation, context.node, own.incarnation).key)
+            after = Predecessor(own.incarnation, old.seq) if old else None
+        view.put(rows.OwnLog(conversation, context.incarnation))
+    header = Header(
+        version=1,
+        conversation=conversation,
+        origin=context.node,
+        incarnation=context.incarnation,
+        seq=head.seq + 1 if head else 1,
+        previous=head.head if head else None,
+        after=after,
+        sender=sender,
+        device=device,
+        stamp=context.stamp(),
+        control=None,
+        kind=kind,
+        target=target,
+        manifest=None,
+        body_format=body_format,
+        body_hash=body_hash(body),
+        body_bytes=len(body),
+        expires_ms=expires_ms,
+    )
+    event = sign_event(header, body, context.key)
+    store(view, context, event)
+    return event
+
+
+def store(view: View, context: Context, event: Event, refused: str = "", late: bool = False) -> None:
+    """Keep an event and move its log's head to it."""
+    h = event.header
+    log = h.log.key
+    body = None if refused else event.signed.body
+    view.put(
+        rows.StoredEvent(
+            log, h.seq, event.id, h.conversation, h.stamp, h.sender, h.device, h.kind,
+            event.signed.header, event.signed.signature, body, context.now_ms, int(late), refused,
+        )
+    )  # fmt: skip
+    view.put(rows.LogHead(log, h.conversation, h.origin, h.incarnation, h.seq, event.id, h.stamp))
+
+
+def queue(view: View, peer: bytes, log: bytes, seq: int) -> None:
+    """The log is the queue: note that a peer must get it up to `seq`."""
+    row = view.get(rows.Outbound, peer, log)
+    view.put(rows.Outbound(peer, log, seq, row.acked if row else 0))
+    view.hint("peer", peer)
+
+
+def deliver(view: View, context: Context, event: Event, local: str) -> None:
+    """One small row in a local member's mailbox."""
+    box = view.get(rows.Mailbox, local)
+    position = box.position + 1 if box else 1
+    view.put(rows.Mailbox(local, position, box.items + 1 if box else 1))
+    view.put(rows.Item(local, position, event.header.log.key, event.header.seq))
+    view.hint("mailbox", local)
+
+
+def fact(view: View, local: str, key: bytes, item: api.Item) -> None:
+    """A changing thing moves to the mailbox's newest position."""
+    box = view.get(rows.Mailbox, local)
+    position = box.position + 1 if box else 1
+    view.put(rows.Mailbox(local, position, box.items if box else 0))
+    view.put(rows.Fact(local, key, position, api.encode_item(item)))
+    view.hint("mailbox", local)
+
+
+def watermark(view: View, context: Context, head: rows.LogHead, receipt: rows.Receipt) -> None:
+    """Show how far a member is to every other local member of the conversation."""
+    conversation = view.get(rows.Conversation, head.conversation)
+    if conversation is None:
+        return
+    member = User(receipt.node, receipt.local)
+    item = api.Watermark(
+        conversation=to_text(head.conversation),
+        origin=to_text(head.origin),
+        log=to_text(head.incarnation),
+        member=address(view, context, member),
+        sent=receipt.sent,
+        delivered=receipt.delivered,
+        read=receipt.read,
+        missing=unpack(receipt.missing),
+        at=max(receipt.sent_ms, receipt.delivered_ms, receipt.read_ms),
+    )
+    key = b"w" + digest("fact", head.log, member.node, member.local.encode())[:16]
+    for user in members(conversation):
+        if user != member and user.node == context.node:
+            fact(view, user.local, key, item)
+
+
+def conversation_fact(view: View, context: Context, standing: rows.Standing, read: tuple[api.Mark, ...] = ()) -> None:
+    """Show a user's standing in a conversation, and their own read marks, to all their devices."""
+    conversation = view.get(rows.Conversation, standing.conversation)
+    assert conversation is not None
+    me = User(context.node, standing.local)
+    other = next((m for m in members(conversation) if m != me), me)
+    item = api.ConversationState(
+        conversation=to_text(standing.conversation),
+        other=address(view, context, other),
+        state=standing.state,  # type: ignore[arg-type]
+        read=read,
+        last=standing.last_stamp >> 16,
+    )
+    marks = b"".join(mark.origin.encode() + mark.log.encode() for mark in read)
+    fact(view, standing.local, b"c" + digest("fact", standing.conversation, marks)[:16], item)
+
+
+def pack(numbers: tuple[int, ...]) -> bytes:
+    return b"".join(n.to_bytes(8, "big") for n in sorted(set(numbers)))
+
+
+def unpack(raw: bytes) -> tuple[int, ...]:
+    return tuple(int.from_bytes(raw[i : i + 8], "big") for i in range(0, len(raw), 8))
+
+
+def merge(old: rows.Receipt | None, new: rows.Receipt) -> rows.Receipt:
+    """Watermarks merge by maximum (PROTOCOL.md 6.2); exceptions belong to whoever says the higher delivered."""
+    if old is None:
+        return new
+    ahead = new if new.delivered >= old.delivered else old
+    return rows.Receipt(
+        old.log, old.node, old.local,
+        max(old.sent, new.sent), max(old.delivered, new.delivered), max(old.read, new.read), ahead.missing,
+        old.sent_ms if old.sent >= new.sent else new.sent_ms,
+        old.delivered_ms if old.delivered >= new.delivered else new.delivered_ms,
+        old.read_ms if old.read >= new.read else new.read_ms,
+    )  # fmt: skip

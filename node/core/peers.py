@@ -1,0 +1,84 @@
+"""Other nodes as this node's administrator stands to them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from federation.identity import check_chain, decode_chain
+from node.api import ApiError
+from node.core import rows
+from node.core.context import Context
+from node.core.view import Key, View
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePeer:
+    """The administrator adds, accepts, blocks or removes a node. `taken` names the node that has the name now."""
+
+    node: bytes
+    state: str  # accepted, blocked, removed
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+    taken: bytes | None = None
+
+    def keys(self, context: Context) -> Iterable[Key]:
+        yield rows.Peer, (self.node,)
+        if self.taken is not None:
+            yield rows.Peer, (self.taken,)
+
+    def decide(self, view: View, context: Context) -> rows.Peer:
+        peer = view.get(rows.Peer, self.node)
+        if self.node == context.node:
+            raise ApiError("bad_request", "that is this node's own link")
+        other = view.get(rows.Peer, self.taken) if self.taken is not None else None
+        if other is not None and other.node != self.node and other.name == self.name:
+            raise ApiError(
+                "conflict",
+                f"the name {self.name} is bound to another node's key here; if it moved for good, "
+                "remove the old one first with `roost peer remove`",
+            )
+        if peer is None:
+            if not self.name:
+                raise ApiError("not_found", "there is no such peer; `roost peer list` shows those that are known")
+            peer = rows.Peer(self.node, self.name, self.state, "", b"", context.now_ms, 0)
+        addresses = " ".join(self.addresses) or peer.addresses
+        peer = peer._replace(state=self.state, name=self.name or peer.name, addresses=addresses)
+        if self.state == "removed":
+            view.delete(peer)
+        else:
+            view.put(peer)
+        view.hint("peers", self.node)
+        return peer
+
+
+@dataclass(frozen=True, slots=True)
+class MeetPeer:
+    """A node proved itself in a hello: keep its newest chain; a stranger becomes what the policy says."""
+
+    node: bytes
+    name: str
+    chain: bytes
+    addresses: tuple[str, ...]
+    taken: bytes | None = None  # the node that has this name now
+
+    def keys(self, context: Context) -> Iterable[Key]:
+        yield rows.Peer, (self.node,)
+
+    def decide(self, view: View, context: Context) -> rows.Peer:
+        peer = view.get(rows.Peer, self.node)
+        name = "" if self.taken not in (None, self.node) or self.name == context.name else self.name
+        if peer is None:
+            state = {"allowlist": "pending", "open": "open", "block": "blocked"}[context.policy]
+            if state == "blocked":
+                raise ApiError("blocked", "this node takes no links from strangers")
+            peer = rows.Peer(self.node, name, state, "", b"", context.now_ms, 0)
+        if peer.chain and check_chain(decode_chain(peer.chain)).number > check_chain(decode_chain(self.chain)).number:
+            raise ApiError("bad_request", "an older key chain than the one known here")
+        peer = peer._replace(
+            name=peer.name or name,
+            chain=self.chain,
+            addresses=" ".join(self.addresses) or peer.addresses,
+            contact_ms=context.now_ms,
+        )
+        view.put(peer)
+        view.hint("peers", self.node)
+        return peer

@@ -1,0 +1,172 @@
+"""A peer's segment arrives: verify, store, deliver, and say what became of each event."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from federation.errors import ProtocolError
+from federation.event import (
+    KINDS,
+    NOTICES,
+    Event,
+    Signed,
+    decode_header,
+    event_id,
+    read_event,
+    signature_holds,
+    stamp_ms,
+)
+from federation.identity import check_chain, decode_chain
+from federation.ids import Log, User, direct_conversation, notice_conversation
+from federation.wire import LogAck, Segment, Verdict, decode_notices
+from node.core import log, rows
+from node.core.context import FUTURE_MS_MAX, Context
+from node.core.progress import receipts_arrived
+from node.core.view import Key, View
+
+
+class Refuse(Exception):
+    """This event never stands here: final, the log advances (PROTOCOL.md 5.4)."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class Later(Refuse):
+    """Not now: this log pauses, and it is offered again (PROTOCOL.md 5.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """One segment from the peer that the link has proved to be `peer`."""
+
+    peer: bytes
+    segment: Segment
+
+    @property
+    def _log(self) -> Log:
+        return Log(self.segment.conversation, self.segment.origin, self.segment.incarnation)
+
+    def _local(self, context: Context) -> str:
+        return next((local for node, local in self.segment.members if node == context.node), "")
+
+    def keys(self, context: Context) -> Iterable[Key]:
+        yield rows.Peer, (self.peer,)
+        yield rows.LogHead, (self._log.key,)
+        yield rows.Conversation, (self.segment.conversation,)
+        if local := self._local(context):
+            yield rows.Account, (local,)
+            yield rows.Mailbox, (local,)
+            yield rows.Standing, (self.segment.conversation, local)
+
+    def decide(self, view: View, context: Context) -> LogAck:
+        """The cumulative acknowledgement for this log (PROTOCOL.md 5.3)."""
+        peer = view.get(rows.Peer, self.peer)
+        verdicts: list[Verdict] = []
+        if peer is None or peer.state not in ("accepted", "open"):
+            verdicts.append(Verdict(self.segment.first, "later", "not_accepted", "not accepted here yet"))
+            return self._ack(view, verdicts)
+        key = check_chain(decode_chain(peer.chain)).key
+        for number, signed in enumerate(self.segment.events):
+            head = view.get(rows.LogHead, self._log.key)
+            known = head.seq if head else 0
+            seq = self.segment.first + number
+            if seq <= known:
+                self._repeat(view, context, seq, signed)
+                continue
+            try:
+                if seq > known + 1:
+                    raise Later("gap", f"have {known}, was offered {seq}")
+                event = self._check(view, context, signed, seq, head, key)
+                self._take(view, context, event, peer)
+            except Later as error:
+                verdicts.append(Verdict(seq, "later", error.code, error.reason[:200]))
+                break
+            except (Refuse, ProtocolError) as error:
+                verdicts.append(Verdict(seq, "refused", error.code, str(error)[:200]))
+                self._remember(view, context, signed, seq, error.code)
+        return self._ack(view, verdicts)
+
+    def _ack(self, view: View, verdicts: list[Verdict]) -> LogAck:
+        head = view.get(rows.LogHead, self._log.key)
+        return LogAck(*self._log, head.seq if head else 0, tuple(verdicts))
+
+    def _check(
+        self, view: View, context: Context, signed: Signed, seq: int, head: rows.LogHead | None, key: bytes
+    ) -> Event:
+        event = read_event(signed)
+        header = event.header
+        if header.log != self._log or header.seq != seq or header.origin != self.peer:
+            raise Refuse("bad_event", "the event is not of the log it was sent in")
+        if header.previous != (head.head if head else None):
+            raise Refuse("bad_event", "the event does not follow the one before it")
+        if not signature_holds(event, key):
+            raise Refuse("bad_signature", "the event is not signed by its origin's key")
+        if stamp_ms(header.stamp) > context.now_ms + FUTURE_MS_MAX:
+            raise Refuse("clock", "the stamp is more than a day ahead; check the clocks of both nodes")
+        if header.kind not in KINDS:
+            raise Refuse("unknown_kind", f"this version does not know events of kind {header.kind!r}")
+        return event
+
+    def _take(self, view: View, context: Context, event: Event, peer: rows.Peer) -> None:
+        header = event.header
+        if header.kind == NOTICES:
+            self._notices(view, context, event)
+            return
+        me, local = User(self.peer, header.sender), self._local(context)
+        if not local or direct_conversation(me, User(context.node, local)) != header.conversation:
+            raise Refuse("not_member", "the sender is not a member of this conversation")
+        account = view.get(rows.Account, local)
+        if account is None or account.state == "deleted":
+            raise Refuse("unknown_user", f"{context.name} has no user {local}")
+        standing = view.get(rows.Standing, header.conversation, local)
+        if standing is not None and standing.state == "declined":
+            raise Refuse("declined", "the recipient does not take messages from this sender")
+        box = view.get(rows.Mailbox, local)
+        if box is not None and box.items >= context.mailbox_items_max:
+            raise Later("mailbox_full", "the recipient's mailbox is full")
+        if view.get(rows.Conversation, header.conversation) is None:
+            a, b = sorted((me, User(context.node, local)))
+            view.put(rows.Conversation(header.conversation, "direct", a.node, a.local, b.node, b.local))
+        late = standing is not None and header.stamp < standing.last_stamp
+        log.store(view, context, event, late=late)
+        context.merge(header.stamp)
+        if standing is None:
+            ask = account.requests == "everyone" or peer.state == "open"
+            standing = rows.Standing(header.conversation, local, "request" if ask else "open", header.stamp)
+            view.put(standing)
+            log.conversation_fact(view, context, standing)
+        elif not late:
+            view.put(standing._replace(last_stamp=header.stamp))
+        log.deliver(view, context, event, local)
+
+    def _notices(self, view: View, context: Context, event: Event) -> None:
+        header = event.header
+        if header.conversation != notice_conversation(context.node, self.peer) or header.sender:
+            raise Refuse("not_member", "notices travel only in the two nodes' own conversation")
+        notices = decode_notices(event.signed.body or b"")
+        receipts_arrived(view, context, self.peer, notices.receipts)
+        log.store(view, context, event)
+
+    def _remember(self, view: View, context: Context, signed: Signed, seq: int, code: str) -> None:
+        """A verdict is final: the next offer of the same bytes meets the same answer."""
+        try:
+            stamp = decode_header(signed.header).stamp
+        except ProtocolError:
+            stamp = 0
+        event = event_id(signed.header)
+        view.put(
+            rows.StoredEvent(
+                self._log.key, seq, event, self.segment.conversation, stamp, "", b"", "refused",
+                signed.header, signed.signature, None, context.now_ms, 0, code,
+            )
+        )  # fmt: skip
+        view.put(rows.LogHead(self._log.key, *self._log, seq, event, stamp))
+
+    def _repeat(self, view: View, context: Context, seq: int, signed: Signed) -> None:
+        """The same number again: the same event is harmless, another one proves that the origin lies (PROTOCOL.md 4.11)."""
+        stored = view.get(rows.StoredEvent, self._log.key, seq)
+        other = event_id(signed.header)
+        if stored is not None and stored.event != other:
+            view.put(rows.Evidence(other, self._log.key, seq, signed.header, signed.signature, context.now_ms))
+            view.hint("evidence", self.peer)

@@ -1,0 +1,204 @@
+"""What the node stores: one immutable row type per table. The first `KEYS[row]` fields are the primary
+key; `ONCE` rows are written and never changed: writing one twice is a bug and fails the batch.
+"""
+
+from typing import NamedTuple
+
+
+class Meta(NamedTuple):
+    """One fact about the store itself."""
+
+    name: str
+    value: bytes
+
+
+class Account(NamedTuple):
+    """A user. Deleted ones stay as a tombstone, so that a name is never given to a second person."""
+
+    local: str
+    password: str  # Argon2id, PHC string; empty: no password login
+    display_name: str
+    state: str  # active, disabled, deleted
+    requests: str  # strangers, everyone: whose first message is a request
+    created_ms: int
+
+
+class Device(NamedTuple):
+    """One logged-in client. The token is kept only as its SHA-256."""
+
+    device: bytes
+    local: str
+    name: str
+    token_hash: bytes
+    signing_key: bytes
+    created_ms: int
+    seen_ms: int
+    revoked_ms: int  # 0: not revoked
+    acked: int  # mailbox position up to which it acknowledged
+
+
+class Invite(NamedTuple):
+    code_hash: bytes
+    created_ms: int
+    expires_ms: int
+    used_by: str  # local name; empty: not used
+    revoked_ms: int
+
+
+class Peer(NamedTuple):
+    """Another node we know. `state` is our side: accepted, pending (it knocked), blocked."""
+
+    node: bytes
+    name: str
+    state: str
+    addresses: str  # HOST:PORT hints, space between
+    chain: bytes  # newest verified key chain; empty until the first hello
+    added_ms: int
+    contact_ms: int  # last authenticated contact
+
+
+class Conversation(NamedTuple):
+    """A direct conversation's two members, or the two nodes of a notices conversation (empty local names)."""
+
+    conversation: bytes
+    kind: str  # direct, notices
+    node_a: bytes
+    local_a: str
+    node_b: bytes
+    local_b: str
+
+
+class Standing(NamedTuple):
+    """A local user in a conversation: open, request (asks for consent), declined."""
+
+    conversation: bytes
+    local: str
+    state: str
+    last_stamp: int
+
+
+class LogHead(NamedTuple):
+    """How far a log is here: our own last number, or the high-water mark of a peer's log."""
+
+    log: bytes
+    conversation: bytes
+    origin: bytes
+    incarnation: bytes
+    seq: int
+    head: bytes  # id of the event at `seq`
+    stamp: int
+
+
+class OwnLog(NamedTuple):
+    """Our newest log of a conversation: the predecessor that the next process life names."""
+
+    conversation: bytes
+    incarnation: bytes
+
+
+class StoredEvent(NamedTuple):
+    """One event. Without a body it was deleted; `refused` events are remembered by id and never shown."""
+
+    log: bytes
+    seq: int
+    event: bytes
+    conversation: bytes
+    stamp: int
+    sender: str
+    device: bytes
+    kind: str
+    header: bytes
+    signature: bytes
+    body: bytes | None
+    arrived_ms: int
+    late: int
+    refused: str  # code, empty when it stands
+
+
+class SentKey(NamedTuple):
+    """A used idempotency key of a device."""
+
+    device: bytes
+    key: str
+    request_hash: bytes
+    log: bytes
+    seq: int
+
+
+class Mailbox(NamedTuple):
+    local: str
+    position: int  # newest
+    items: int
+
+
+class Item(NamedTuple):
+    """A message in a mailbox."""
+
+    local: str
+    position: int
+    log: bytes
+    seq: int
+
+
+class Fact(NamedTuple):
+    """Something that changes, in a mailbox: one row that moves to a new position."""
+
+    local: str
+    fact: bytes
+    position: int
+    item: bytes  # api item, MessagePack
+
+
+class Outbound(NamedTuple):
+    """The log is the queue: what a peer acknowledged of a log that it must get. Work is where acked < head."""
+
+    peer: bytes
+    log: bytes
+    head: int
+    acked: int
+
+
+class Receipt(NamedTuple):
+    """How far a member is with a log: merged by maximum."""
+
+    log: bytes
+    node: bytes
+    local: str
+    sent: int
+    delivered: int
+    read: int
+    missing: bytes  # numbers at or below delivered that were not opened, 8 bytes each
+    sent_ms: int
+    delivered_ms: int
+    read_ms: int
+
+
+class Failed(NamedTuple):
+    """A message that will not reach a member."""
+
+    log: bytes
+    seq: int
+    node: bytes
+    local: str
+    code: str
+    reason: str
+    at_ms: int
+
+
+class Evidence(NamedTuple):
+    """A second event under a used key: proof that an origin lies."""
+
+    event: bytes
+    log: bytes
+    seq: int
+    header: bytes
+    signature: bytes
+    at_ms: int
+
+
+KEYS: dict[type, int] = {
+    Meta: 1, Account: 1, Device: 1, Invite: 1, Peer: 1, Conversation: 1, Standing: 2, LogHead: 1, OwnLog: 1,
+    StoredEvent: 2,
+    SentKey: 2, Mailbox: 1, Item: 2, Fact: 2, Outbound: 2, Receipt: 3, Failed: 4, Evidence: 1,
+}  # fmt: skip
+ONCE: frozenset[type] = frozenset({StoredEvent, SentKey, Item})

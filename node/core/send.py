@@ -1,0 +1,123 @@
+"""A local user sends: one decision from request to accepted."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from federation.event import BODY_FORMATS, KINDS, Event
+from federation.ids import User, digest, direct_conversation, to_text
+from node.api import Accepted, ApiError
+from node.core import log, rows
+from node.core.authorize import authorize
+from node.core.context import Context
+from node.core.view import Key, View
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One event of a direct conversation; `key` makes repeating it safe (PROTOCOL.md 7.5)."""
+
+    sender: str
+    device: bytes
+    key: str
+    to: User | bytes  # a user, or the id of a conversation the sender is in
+    kind: str
+    body_format: str
+    body: bytes
+    target: bytes | None = None
+    expires_ms: int | None = None
+
+    def keys(self, context: Context) -> Iterable[Key]:
+        yield rows.SentKey, (self.device, self.key)
+        yield rows.Account, (self.sender,)
+        if isinstance(self.to, bytes):
+            yield rows.Conversation, (self.to,)
+            return
+        if self.to.node == context.node:
+            yield rows.Account, (self.to.local,)
+        me = User(context.node, self.sender)
+        yield from log.append_keys(context, direct_conversation(me, self.to), (me, self.to))
+
+    def _other(self, view: View, me: User) -> User:
+        if isinstance(self.to, User):
+            return self.to
+        row = view.get(rows.Conversation, self.to)
+        if row is None or me not in log.members(row):
+            raise ApiError("not_found", "no such conversation, or you are not in it; write to an address first")
+        return next((m for m in log.members(row) if m != me), me)
+
+    def decide(self, view: View, context: Context) -> Accepted:
+        me = User(context.node, self.sender)
+        other = self._other(view, me)
+        conversation = direct_conversation(me, other)
+        request = digest(
+            "request", conversation, self.kind.encode(), self.body_format.encode(), self.target or b"", self.body
+        )
+        used = view.get(rows.SentKey, self.device, self.key)
+        if used is not None:
+            return self._repeat(view, context, used, request)
+        view.want(*log.append_keys(context, conversation, (me, other)))
+        authorize(view, context, self.sender, "send", other)
+        if self.kind not in KINDS or self.kind == "notices" or self.body_format not in BODY_FORMATS:
+            raise ApiError("bad_request", f"kind {self.kind!r} with format {self.body_format!r} cannot be sent")
+        _open(view, context, conversation, me, other)
+        event = log.append(
+            view, context, conversation, self.kind, self.body_format, self.body,
+            self.sender, self.device, self.target, self.expires_ms,
+        )  # fmt: skip
+        view.put(rows.SentKey(self.device, self.key, request, event.header.log.key, event.header.seq))
+        self._fan_out(view, context, event, me, other)
+        return _accepted(
+            event.id, conversation, context, event.header.incarnation, event.header.seq, event.header.stamp
+        )
+
+    def _fan_out(self, view: View, context: Context, event: Event, me: User, other: User) -> None:
+        key, seq = event.header.log.key, event.header.seq
+        log.deliver(view, context, event, me.local)
+        if other.node != context.node:
+            log.queue(view, other.node, key, seq)
+        elif other != me:
+            log.deliver(view, context, event, other.local)
+            new = rows.Receipt(key, context.node, other.local, seq, 0, 0, b"", context.now_ms, 0, 0)
+            receipt = log.merge(view.get(rows.Receipt, key, context.node, other.local), new)
+            view.put(receipt)
+            head = view.get(rows.LogHead, key)
+            assert head is not None
+            log.watermark(view, context, head, receipt)
+
+    def _repeat(self, view: View, context: Context, used: rows.SentKey, request: bytes) -> Accepted:
+        if used.request_hash != request:
+            raise ApiError("conflict", f"key {self.key!r} was used for another message; nothing was stored")
+        event = view.get(rows.StoredEvent, used.log, used.seq)
+        head = view.get(rows.LogHead, used.log)
+        assert event is not None and head is not None
+        return _accepted(event.event, event.conversation, context, head.incarnation, used.seq, event.stamp)
+
+
+def _accepted(
+    event: bytes, conversation: bytes, context: Context, incarnation: bytes, seq: int, stamp: int
+) -> Accepted:
+    return Accepted(
+        to_text(event), to_text(conversation), to_text(context.node), to_text(incarnation), seq, stamp >> 16
+    )
+
+
+def _open(view: View, context: Context, conversation: bytes, me: User, other: User) -> None:
+    """The conversation exists and the sender wants it; whether the other does is theirs to say."""
+    if view.get(rows.Conversation, conversation) is None:
+        a, b = sorted((me, other))
+        view.put(rows.Conversation(conversation, "direct", a.node, a.local, b.node, b.local))
+    stamp = context.last_stamp
+    mine = view.get(rows.Standing, conversation, me.local)
+    if mine is None or mine.state != "open":
+        mine = rows.Standing(conversation, me.local, "open", stamp)
+        view.put(mine)
+        log.conversation_fact(view, context, mine)
+    if other.node == context.node and other != me:
+        theirs = view.get(rows.Standing, conversation, other.local)
+        if theirs is None:
+            account = view.get(rows.Account, other.local)
+            assert account is not None
+            state = "request" if account.requests == "everyone" else "open"
+            theirs = rows.Standing(conversation, other.local, state, stamp)
+            view.put(theirs)
+            log.conversation_fact(view, context, theirs)

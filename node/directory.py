@@ -1,0 +1,85 @@
+"""The peers, in memory: few, looked up for every address, loaded at start and after each change."""
+
+from collections.abc import Iterable
+
+from federation.errors import AddressError
+from federation.ids import (
+    CONVERSATION_ID_BYTES,
+    DEVICE_ID_BYTES,
+    EVENT_ID_BYTES,
+    NODE_ID_BYTES,
+    Address,
+    User,
+    from_text,
+    to_text,
+)
+from node.api import ApiError
+from node.core import rows
+
+
+class Directory:
+    def __init__(self, node: bytes, name: str) -> None:
+        self.node, self.name = node, name
+        self.peers: dict[bytes, rows.Peer] = {}
+        self._by_name: dict[str, bytes] = {name: node}
+
+    def load(self, peers: Iterable[rows.Peer]) -> None:
+        self.peers = {peer.node: peer for peer in peers}
+        self._by_name = {peer.name: peer.node for peer in self.peers.values() if peer.name} | {self.name: self.node}
+
+    def node_of(self, name: str) -> bytes | None:
+        return self._by_name.get(name)
+
+    def name_of(self, node: bytes) -> str:
+        if node == self.node:
+            return self.name
+        peer = self.peers.get(node)
+        return peer.name if peer and peer.name else to_text(node)
+
+    def user(self, address: str) -> User:
+        """An address as a person wrote it; `ApiError` names the part that is wrong."""
+        try:
+            parsed = Address.parse(address)
+        except AddressError as error:
+            raise ApiError("bad_request", str(error)) from None
+        node = self.node_of(parsed.node)
+        if node is None:
+            raise ApiError(
+                "unknown_node",
+                f"no node {parsed.node} is known here; its link makes it known: `roost peer add LINK`",
+            )
+        return User(node, parsed.local)
+
+    def find(self, text: str) -> rows.Peer:
+        """A peer by name or id, for administrators."""
+        node = self.node_of(text)
+        if node is None:
+            try:
+                node = from_text(text, NODE_ID_BYTES)
+            except ValueError:
+                node = b""
+        if node not in self.peers:
+            raise ApiError("not_found", f"no peer {text[:80]!r}; `roost peer list` shows those that are known")
+        return self.peers[node]
+
+    def address(self, node: bytes, local: str) -> str:
+        return f"{local}@{self.name_of(node)}"
+
+
+def _id(text: str, size_bytes: int) -> bytes:
+    try:
+        return from_text(text, size_bytes)
+    except ValueError as error:
+        raise ApiError("bad_request", str(error)) from None
+
+
+def conversation_id(text: str) -> bytes:
+    return _id(text, CONVERSATION_ID_BYTES)
+
+
+def event_id(text: str) -> bytes:
+    return _id(text, EVENT_ID_BYTES)
+
+
+def device_id(text: str) -> bytes:
+    return _id(text, DEVICE_ID_BYTES)

@@ -1,0 +1,49 @@
+"""Opens what a node listens on: the UDP endpoint, the TCP port, the admin socket."""
+
+from typing import TYPE_CHECKING
+
+from federation import wire
+from federation.endpoint import Endpoint, TlsIdentity
+from federation.identity import split_host_port
+from federation.ports import Channel
+from federation.quic import QuicChannel
+from node import api
+from node.admin import AdminSocket
+from node.gateway.websocket import WebDoor
+
+if TYPE_CHECKING:
+    from node.node import Node
+
+
+async def open_doors(node: "Node") -> None:
+    """Raises `BusyPort`. A node without `listen` still links out and still has its admin socket."""
+    from node.node import BusyPort
+
+    tls = TlsIdentity.generate()
+    host, port = node.config.listen_at or ("127.0.0.1", 0)
+
+    async def accept(alpn: str, channel: QuicChannel) -> None:
+        if alpn == wire.ALPN:
+            await node.service.accept(channel)
+        elif alpn == api.ALPN:
+            channel.trust()
+            await node.serve(channel)
+
+    try:
+        endpoint = await Endpoint.open(host, port, tls, accept, [wire.ALPN, api.ALPN])
+        node.on_close(endpoint.close)
+        if node.config.listen is not None:
+            web = WebDoor(node, tls)
+            node.on_close(web.close)
+            await web.open(host, port)
+    except OSError as error:
+        raise BusyPort(f"cannot listen on {host}:{port}: {error.strerror or error}; is it in use?") from None
+
+    async def dial(address: str, timeout: float) -> Channel:
+        return await endpoint.dial(split_host_port(address), wire.ALPN, timeout)
+
+    admin = AdminSocket(node)
+    await admin.open()
+    node.on_close(admin.close)
+    node.service.use(dial)
+    node.own(node.service.run(), "federation")

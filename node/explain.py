@@ -1,0 +1,60 @@
+"""`roost why`: everything this node knows about one message's way, in the order it happened."""
+
+from typing import TYPE_CHECKING
+
+from federation.event import decode_header, stamp_ms
+from federation.ids import Log, User, to_text
+from node import api
+from node.core import render
+from node.storage import reads
+
+if TYPE_CHECKING:
+    from node.node import Node
+
+
+async def explain(node: "Node", event: bytes) -> api.Why:
+    """Raises `ApiError` when there is no such event here."""
+    found = await node.store.read(reads.event_by_id, event)
+    if found is None:
+        raise api.ApiError("not_found", "no such message here")
+    placed, conversation = found
+    row = placed.event
+    receipts, failed, outbound, head = await node.store.read(reads.progress, row.log)
+    address = node.directory.address
+    sender = User(placed.origin, row.sender)
+    header = decode_header(row.header)
+    own = placed.origin == node.us.node
+    where = f"log {to_text(placed.incarnation)[:8]} number {row.seq}"
+    hops = [api.Hop(stamp_ms(header.stamp), "written", f"by {address(*sender)} on {to_text(row.device)[:8]}")]
+    hops.append(api.Hop(row.arrived_ms, "accepted" if own else "received", f"committed here as {where}"))
+    for queue in outbound:
+        hops.append(_link_hop(node, queue, row.seq, Log(row.conversation, placed.origin, placed.incarnation)))
+    to = render.recipients(conversation, sender, row, receipts, failed, address)
+    for recipient in to:
+        if recipient.state not in ("accepted", "sent"):
+            hops.append(api.Hop(recipient.at, recipient.state, f"{recipient.address} {recipient.reason}".strip()))
+    waiting = next((h.detail for h in hops if h.what == "waiting"), "")
+    summary = "; ".join(f"{r.address}: {r.state}" for r in to) + (f" ({waiting})" if waiting else "")
+    return api.Why(to_text(event), summary, tuple(hops))
+
+
+def _link_hop(node: "Node", queue: "reads.rows.Outbound", seq: int, log: Log) -> api.Hop:
+    """One peer that must get it: acknowledged, or why not yet and when it is tried next."""
+    name = node.directory.name_of(queue.peer)
+    if queue.acked >= seq:
+        return api.Hop(0, "sent", f"{name} committed it")
+    running = node.service.links.get(queue.peer)
+    backoff = node.service.backoffs.get(queue.peer)
+    behind = f"{seq - queue.acked} events of this log are not acknowledged"
+    if running is not None and log in node.host.paused:
+        reason = f"{name} said later: {node.host.paused[log]}"
+    elif running is not None and running.state.up:
+        reason = f"on its way to {name}"
+    elif running is not None:
+        reason = f"{name} has not accepted this node yet (its administrator sees the knock)"
+    elif backoff is not None and backoff.next_ms:
+        wait = max(0, backoff.next_ms - node.system.monotonic_ms())
+        reason = f"{name} does not answer ({backoff.reason or 'no link'}); next try in {wait / 1000:.1f} s"
+    else:
+        reason = f"no link to {name} yet"
+    return api.Hop(0, "waiting", f"{reason}; {behind}")

@@ -1,0 +1,79 @@
+"""The node as federation sees it: looks things up, and submits what arrived (`federation.service.Host`)."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from federation import wire
+from federation.event import Signed
+from federation.identity import Identity, encode_chain
+from federation.ids import Log
+from federation.link import Standing
+from federation.service import Known, Waiting
+from node.api import ApiError
+from node.core.peers import MeetPeer
+from node.core.progress import PeerAcked
+from node.core.receive import Receive
+from node.storage import reads
+
+if TYPE_CHECKING:
+    from node.directory import Directory
+    from node.storage.writer import Store
+
+LOGS_MAX = 64  # logs of one peer looked at together; the rest come with the next look
+
+
+class Host:
+    def __init__(self, store: "Store", directory: "Directory", light: Callable[[bytes, str, int], None]) -> None:
+        self._store, self._directory = store, directory
+        self.light = light
+        self.paused: dict[Log, str] = {}  # why a log waits at a peer, for `roost why`
+
+    def known(self) -> Sequence[Known]:
+        return [
+            Known(peer.node, peer.name, standing(peer.state), tuple(peer.addresses.split()))
+            for peer in self._directory.peers.values()
+        ]
+
+    async def meet(self, identity: Identity, hello: wire.Hello) -> Standing:
+        taken = self._directory.node_of(hello.name)
+        try:
+            peer = await self._store.submit(
+                MeetPeer(identity.node, hello.name, encode_chain(hello.chain), hello.addresses, taken)
+            )
+        except ApiError:
+            return "blocked"
+        return standing(peer.state)
+
+    async def work(self, peer: bytes) -> Sequence[Waiting]:
+        found = await self._store.read(reads.work, peer, LOGS_MAX)
+        return [
+            Waiting(
+                Log(head.conversation, head.origin, head.incarnation),
+                outbound.acked,
+                ((c.node_a, c.local_a), (c.node_b, c.local_b)),
+            )
+            for outbound, head, c in found
+        ]
+
+    async def run_of(self, log: Log, after: int, limit: int) -> Sequence[Signed]:
+        events = await self._store.read(reads.log_run, log.key, after, limit)
+        return [Signed(e.header, e.signature, e.body) for e in events]
+
+    async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
+        ack: wire.LogAck = await self._store.submit(Receive(peer, segment))
+        return ack
+
+    async def acked(self, peer: bytes, ack: wire.LogAck) -> None:
+        log = Log(ack.conversation, ack.origin, ack.incarnation)
+        self.paused.pop(log, None)
+        for verdict in ack.verdicts:
+            if verdict.verdict == "later":
+                self.paused[log] = f"{verdict.code}: {verdict.reason}"
+        await self._store.submit(PeerAcked(peer, ack))
+
+
+def standing(state: str) -> Standing:
+    """What the other side may know of a peer's state here."""
+    if state in ("accepted", "open"):
+        return "accepted"
+    return "blocked" if state == "blocked" else "pending"

@@ -1,0 +1,334 @@
+"""The node: puts store, sessions and federation together, owns their tasks, and ends them.
+
+    async with Node.open(Config(name="lab.example", data_dir="lab")) as node: ...
+
+An embedded node takes no signals, configures no logging, reads no environment and never exits the process.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from federation.identity import NodeLink
+from federation.ids import INCARNATION_BYTES, User, direct_conversation, to_text
+from federation.link import Settings, Us
+from federation.memory import pair
+from federation.ports import Channel
+from federation.service import Dial, Service
+from node import api, keys
+from node.api import ApiError
+from node.config import Config
+from node.core import rows
+from node.core.context import Context
+from node.core.people import AddAccount
+from node.core.progress import CloseNotices
+from node.core.view import Hint
+from node.directory import Directory, conversation_id
+from node.explain import explain
+from node.host import Host
+from node.session import Session
+from node.storage import reads
+from node.storage.migrate import NewerDatabase as _NewerSchema
+from node.storage.migrate import migrate
+from node.storage.runner import Runner, open_runner
+from node.storage.writer import Store, StoreFailed
+from node.system import System
+
+if TYPE_CHECKING:
+    from node.client import Client
+
+log = logging.getLogger("roost.node")
+CODECS = {"json": api.JSON, "msgpack": api.MSGPACK}
+Authenticate = Callable[[str, str], Awaitable[bool]]
+
+
+class NodeError(Exception):
+    """The node cannot start or go on; `str()` says what to do about it."""
+
+
+class BusyPort(NodeError):
+    pass
+
+
+class DataDirInUse(NodeError):
+    pass
+
+
+class NewerDatabase(NodeError):
+    pass
+
+
+class StoreUnusable(NodeError):
+    pass
+
+
+class KeyExposed(NodeError):
+    pass
+
+
+class NodeFailed(NodeError):
+    """The store took no commit: the node stopped, and what it accepted before is safe."""
+
+
+class Node:
+    """One running node. Use `Node.open`."""
+
+    def __init__(self, config: Config, node_keys: keys.NodeKeys, system: System, runner: Runner) -> None:
+        self.config, self.system, self._runner = config, system, runner
+        self.us = Us(node_keys.chain, node_keys.key, node_keys.identity.node, config.name,
+                     system.random(INCARNATION_BYTES), config.hints)  # fmt: skip
+        self.directory = Directory(self.us.node, config.name)
+        self.sessions: dict[str, set[Session]] = {}
+        self.lights: dict[str, tuple[str, int]] = {}
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.authenticate: Authenticate | None = None
+        self.store: Store
+        self.host: Host
+        self.service: Service
+        self.store_text = ""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._clients: list[Client] = []
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._session_tasks: set[asyncio.Task[None]] = set()
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, config: Config, authenticate: Authenticate | None = None, listen: bool = True, system: System | None = None
+    ) -> "AsyncIterator[Node]":
+        """Start, run the body, stop. `listen=False` opens the store only, for administration beside no server."""
+        lock = _lock(config.data_path)
+        try:
+            node_keys = _keys(config.data_path)
+            database = config.database or f"sqlite:///{config.data_path / 'roost.db'}"
+            node = cls(config, node_keys, system or System(), open_runner(database))
+            node.authenticate = authenticate
+            try:
+                await node.start(None)
+                if listen:
+                    from node.doors import open_doors
+
+                    await open_doors(node)
+                yield node
+            finally:
+                await node.close()
+        finally:
+            os.close(lock)
+
+    async def start(self, dial: Dial | None) -> None:
+        """Bring the store up and federation with it. Raises a `NodeError`."""
+        try:
+            store_id = await self._runner.write(self._first_look)
+        except _NewerSchema as error:
+            raise NewerDatabase(f"{error}; install the newer version") from None
+        except Exception as error:
+            raise StoreUnusable(f"the store in {self.config.data_path} cannot be opened: {error}") from error
+        self.store_text = to_text(store_id)
+        context = Context(
+            self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
+            self.config.limits.mailbox_messages, self.config.federation.policy,
+        )  # fmt: skip
+        self.store = Store(
+            self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed
+        )
+        context.last_stamp = await self.store.read(reads.newest_stamp)
+        self.directory.load(await self.store.read(reads.all_peers))
+        self.host = Host(self.store, self.directory, self._light)
+        link = self.config.link
+        settings = Settings(link.ping_ms, link.dead_after_ms, link.window_events, link.window_bytes)
+        self.service = Service(self.us, self.host, self.system, dial, settings, link.backoff_cap_ms)
+        self._store_task = self.own(self.store.run(), "store")
+
+    def _first_look(self, connection: Any) -> bytes:
+        migrate(connection)
+        found = reads.meta(connection, "store")
+        if found is None:
+            from node.storage.schema import TABLES
+
+            found = self.system.random(INCARNATION_BYTES)
+            connection.execute(TABLES[rows.Meta].insert().values(name="store", value=found))
+        return found
+
+    def own(self, work: "Any", name: str) -> "asyncio.Task[Any]":
+        """Run a task for as long as the node lives; its failure is the node's."""
+        task: asyncio.Task[Any] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def done(task: "asyncio.Task[Any]") -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("%s failed: %s", name, error)
+                self._fail(error)
+
+        task.add_done_callback(done)
+        return task
+
+    def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        self._closers.append(closer)
+
+    def report(self, error: BaseException) -> None:
+        """A bug in one request: told in the log, never to the network."""
+        log.error("a request failed by a bug: %r", error, exc_info=error)
+
+    def _store_failed(self, error: BaseException) -> None:
+        self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(NodeFailed(f"the store failed: {error}; nothing accepted before is lost"))
+            self.failed.exception()  # an embedder that never looks is not warned at garbage collection
+        for session in [s for group in self.sessions.values() for s in group]:
+            session.end("busy", "the node stopped because its store failed")
+
+    async def stopped(self) -> None:
+        """Wait until the node fails; raises `NodeFailed`."""
+        await asyncio.shield(self.failed)
+
+    async def close(self) -> None:
+        """Stop in the order that loses nothing: clients, doors, links, then the store."""
+        for client in self._clients:
+            await client.close()
+        if hasattr(self, "service"):
+            await self.service.stop()
+        for closer in reversed(self._closers):
+            await closer()
+        for task in list(self._session_tasks):
+            task.cancel()
+        await asyncio.gather(*self._session_tasks, return_exceptions=True)
+        if hasattr(self, "store"):
+            self.store.stop()
+            await asyncio.gather(self._store_task, return_exceptions=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._runner.close()
+        self.system.close()
+        if not self.failed.done():
+            self.failed.cancel()
+
+    # --- hints --------------------------------------------------------------------------------------------------------
+    def _committed(self, hints: Iterable[Hint]) -> None:
+        for kind, key in hints:
+            if kind == "mailbox":
+                for session in self.sessions.get(str(key), ()):
+                    session.feed_wake.set()
+            elif kind == "peer":
+                self.service.poke(key if isinstance(key, bytes) else b"")
+            elif kind == "peers":
+                self.own(self._peers_changed(), "peers")
+            elif kind == "account":
+                self._end_sessions(str(key), None, "the account is disabled")
+            elif kind == "device":
+                self._end_sessions("", key, "the device was revoked")
+            elif kind == "evidence":
+                log.warning("%s sent two events under one number: kept as evidence", key)
+
+    async def _peers_changed(self) -> None:
+        self.directory.load(await self.store.read(reads.all_peers))
+        self.service.peers_changed()
+
+    def _end_sessions(self, local: str, device: "str | bytes | None", reason: str) -> None:
+        for group in list(self.sessions.values()):
+            for session in list(group):
+                mine = session.device
+                if mine is not None and (mine.local == local or mine.device == device):
+                    session.end("bad_token", reason)
+
+    def _light(self, peer: bytes, state: str, since_ms: int) -> None:
+        name = self.directory.name_of(peer)
+        self.lights[name] = (state, since_ms)
+        for group in self.sessions.values():
+            for session in group:
+                session.light(name, state, since_ms)
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
+    async def serve(self, channel: Channel, codec: str = "msgpack") -> None:
+        """Serve one client connection to its end; the doors call this."""
+        if sum(map(len, self.sessions.values())) >= self.config.limits.sessions:
+            await channel.close("too many clients")
+            return
+        await Session(self, channel, CODECS[codec]).run()
+
+    def join(self, session: Session) -> None:
+        assert session.device is not None
+        self.sessions.setdefault(session.device.local, set()).add(session)
+
+    def leave(self, session: Session) -> None:
+        if session.device is not None:
+            group = self.sessions.get(session.device.local, set())
+            group.discard(session)
+            if not group:
+                self.sessions.pop(session.device.local, None)
+
+    def recipient(self, text: str) -> User | bytes:
+        """Whom a send goes to: the user of an address, or a conversation id."""
+        return self.directory.user(text) if "@" in text else conversation_id(text)
+
+    # --- for embedders and administrators -----------------------------------------------------------------------------
+    @property
+    def link(self) -> NodeLink:
+        """What other administrators and new devices need."""
+        return NodeLink(self.us.node, self.us.name, self.us.addresses)
+
+    async def create_user(self, name: str, password: str = "") -> str:
+        """A new user; without a password it can be used from inside only. Returns the name."""
+        hashed = await self.system.hash_password(password) if password else ""
+        account: rows.Account = await self.store.submit(AddAccount(name, hashed))
+        return account.local
+
+    async def check_password(self, account: rows.Account | None, user: str, password: str) -> bool:
+        """By the host application where it gave `authenticate`, else by the stored hash."""
+        if self.authenticate is not None:
+            good = await self.authenticate(user, password)
+            if good and account is None:
+                await self.store.submit(AddAccount(user, ""))
+            return good
+        return await self.system.check_password(account.password if account else "", password)
+
+    def conversation(self, local: str, text: str) -> bytes:
+        """A conversation by its id, or by the other member's address."""
+        if "@" in text:
+            return direct_conversation(User(self.us.node, local), self.directory.user(text))
+        return conversation_id(text)
+
+    async def why(self, event: bytes) -> api.Why:
+        return await explain(self, event)
+
+    def connect_inside(self) -> Channel:
+        """A client's end of an in-process connection."""
+        ours, theirs = pair()
+        task = asyncio.ensure_future(self.serve(theirs))
+        self._session_tasks.add(task)
+        task.add_done_callback(self._session_tasks.discard)
+        return ours
+
+
+def _lock(data_dir: Path) -> int:
+    """One process per data directory; the lock ends with the process, however that dies."""
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise DataDirInUse(f"{data_dir} is in use by another process; stop that one first") from None
+    return handle
+
+
+def _keys(data_dir: Path) -> keys.NodeKeys:
+    try:
+        return keys.load(data_dir)
+    except FileNotFoundError:
+        if (data_dir / "roost.db").exists():
+            raise StoreUnusable(f"{data_dir / keys.FILE} is missing; restore it from your backup") from None
+        return keys.create(data_dir)
+    except keys.KeyExposed as error:
+        raise KeyExposed(str(error)) from None
+    except (ValueError, KeyError, OSError) as error:
+        raise StoreUnusable(f"{data_dir / keys.FILE} cannot be read: {error}; restore it from your backup") from None

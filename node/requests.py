@@ -1,0 +1,181 @@
+"""What a client may ask besides sending: one handler per request type of the client protocol."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from federation.identity import verify
+from federation.ids import DEVICE_ID_BYTES, User, to_text
+from node import api
+from node.api import ApiError
+from node.core import render, rows
+from node.core.log import members
+from node.core.people import AddAccount, AddDevice, ChangeAccount, ChangeDevice
+from node.core.progress import Acknowledge, Consent, parse_mark
+from node.directory import device_id, event_id
+from node.storage import reads
+from node.system import token_hash
+
+if TYPE_CHECKING:
+    from node.session import Session
+
+TOKEN_BYTES = 32
+
+
+async def login(session: "Session", frame: api.Login) -> api.LoggedIn:
+    """A wrong name and a wrong password get one answer, after the same work."""
+    node = session.node
+    account = await node.store.read(reads.account, frame.user)
+    if not await node.check_password(account, frame.user, frame.password):
+        raise ApiError("bad_login", "name or password is wrong")
+    return await _new_device(session, frame.user, frame)
+
+
+async def register(session: "Session", frame: api.Register) -> api.LoggedIn:
+    node = session.node
+    if node.config.registration != "invite":
+        raise ApiError("forbidden", "this node makes no accounts by invite; ask its administrator for one")
+    hashed = await node.system.hash_password(frame.password)
+    await node.store.submit(AddAccount(frame.user, hashed, token_hash(frame.invite)))
+    return await _new_device(session, frame.user, frame)
+
+
+async def _new_device(session: "Session", user: str, frame: "api.Login | api.Register") -> api.LoggedIn:
+    if not verify(frame.signing_key, "device-login", api.login_bytes(session.nonce, user), frame.proof):
+        raise ApiError("bad_request", "the device's signing key did not prove itself")
+    node = session.node
+    token = to_text(node.system.random(TOKEN_BYTES))
+    device = node.system.random(DEVICE_ID_BYTES)
+    await node.store.submit(AddDevice(device, user, frame.device_name, token_hash(token), frame.signing_key))
+    return api.LoggedIn(f"{user}@{node.us.name}", to_text(device), token)
+
+
+async def ping(session: "Session", frame: api.Ping) -> api.Done:
+    return api.Done()
+
+
+async def read(session: "Session", frame: api.Read) -> api.Done:
+    device = session.logged_in()
+    conversation = session.node.conversation(device.local, frame.conversation)
+    seen = tuple(parse_mark(conversation, mark) for mark in frame.marks)
+    await session.node.store.submit(Acknowledge(device.local, device.device, 0, seen))
+    return api.Done()
+
+
+async def history(session: "Session", frame: api.GetHistory) -> api.History:
+    node, device = session.node, session.logged_in()
+    conversation = node.conversation(device.local, frame.conversation)
+    if not any(s.conversation == conversation for s, _ in await node.store.read(reads.standings_of, device.local)):
+        return api.History(())
+    before = event_id(frame.before) if frame.before else None
+    page, receipts, failed = await node.store.read(reads.history, conversation, before, frame.limit)
+    row = next(c for s, c in await node.store.read(reads.standings_of, device.local) if s.conversation == conversation)
+    messages = []
+    for p in page:
+        mine = p.origin == node.us.node and p.event.sender == device.local
+        state = ""
+        if mine:
+            to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
+            state = to[0].state if to else "accepted"
+        messages.append(render.message(p.origin, p.incarnation, p.event, node.directory.address, 0, state))
+    return api.History(tuple(messages), len(page) == frame.limit)
+
+
+async def conversations(session: "Session", frame: api.GetConversations) -> api.Conversations:
+    node, device = session.node, session.logged_in()
+    me = User(node.us.node, device.local)
+    out = []
+    for standing, row in await node.store.read(reads.standings_of, device.local):
+        if frame.requests_only and standing.state != "request":
+            continue
+        other = next((m for m in members(row) if m != me), me)
+        marks = await node.store.read(reads.read_marks, device.local, node.us.node, standing.conversation)
+        read_upto = tuple(api.Mark(to_text(h.origin), to_text(h.incarnation), seq) for h, seq in marks if seq)
+        out.append(
+            api.ConversationState(
+                to_text(standing.conversation),
+                node.directory.address(*other),
+                standing.state,  # type: ignore[arg-type]
+                read_upto,
+                standing.last_stamp >> 16,
+            )
+        )
+    return api.Conversations(tuple(out))
+
+
+async def accept(session: "Session", frame: api.Accept) -> api.Done:
+    return await _consent(session, frame.conversation, True)
+
+
+async def decline(session: "Session", frame: api.Decline) -> api.Done:
+    return await _consent(session, frame.conversation, False)
+
+
+async def _consent(session: "Session", text: str, yes: bool) -> api.Done:
+    device = session.logged_in()
+    conversation = session.node.conversation(device.local, text)
+    logs = await session.node.store.read(reads.logs_of, conversation)
+    await session.node.store.submit(Consent(device.local, conversation, yes, tuple(log.log for log in logs)))
+    return api.Done()
+
+
+async def state(session: "Session", frame: api.GetState) -> api.States:
+    device = session.logged_in()
+    placed, row = await _visible(session, device.local, frame.event)
+    receipts, failed, _, _ = await session.node.store.read(reads.progress, placed.event.log)
+    sender = User(placed.origin, placed.event.sender)
+    to = render.recipients(row, sender, placed.event, receipts, failed, session.node.directory.address)
+    return api.States(frame.event, to)
+
+
+async def why(session: "Session", frame: api.GetWhy) -> api.Why:
+    device = session.logged_in()
+    placed, _ = await _visible(session, device.local, frame.event)
+    return await session.node.why(placed.event.event)
+
+
+async def _visible(session: "Session", local: str, text: str) -> tuple[reads.Placed, rows.Conversation]:
+    """An event of a conversation of this user; anything else is uniformly not found."""
+    found = await session.node.store.read(reads.event_by_id, event_id(text))
+    if found is None or User(session.node.us.node, local) not in members(found[1]):
+        raise ApiError("not_found", "no such message here, or not one of yours")
+    return found
+
+
+async def devices(session: "Session", frame: api.GetDevices) -> api.Devices:
+    device = session.logged_in()
+    found = await session.node.store.read(reads.devices_of, device.local)
+    return api.Devices(tuple(render.device(row, device.device) for row in found))
+
+
+async def rename_device(session: "Session", frame: api.RenameDevice) -> api.Done:
+    await session.node.store.submit(ChangeDevice(session.logged_in().local, device_id(frame.device), frame.name))
+    return api.Done()
+
+
+async def revoke_device(session: "Session", frame: api.RevokeDevice) -> api.Done:
+    await session.node.store.submit(ChangeDevice(session.logged_in().local, device_id(frame.device), revoke=True))
+    return api.Done()
+
+
+async def set_profile(session: "Session", frame: api.SetProfile) -> api.Done:
+    local = session.logged_in().local
+    await session.node.store.submit(ChangeAccount(local, display_name=frame.display_name, requests=frame.requests))
+    return api.Done()
+
+
+HANDLERS: dict[type, Callable[[Any, Any], Awaitable[Any]]] = {
+    api.Login: login,
+    api.Register: register,
+    api.Ping: ping,
+    api.Read: read,
+    api.GetHistory: history,
+    api.GetConversations: conversations,
+    api.Accept: accept,
+    api.Decline: decline,
+    api.GetState: state,
+    api.GetWhy: why,
+    api.GetDevices: devices,
+    api.RenameDevice: rename_device,
+    api.RevokeDevice: revoke_device,
+    api.SetProfile: set_profile,
+}

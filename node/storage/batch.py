@@ -1,0 +1,105 @@
+"""One transaction of the batch writer: load the declared keys, decide, write each table once."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from node.core import rows
+from node.core.context import Context
+from node.core.view import Command, Key, Outcome, View, decide_all
+from node.storage.schema import NAMES
+
+ROUNDS_MAX = 6  # each round loads what the one before found missing; more means a decision chases its tail
+
+
+class Statements:
+    """The few SQL texts of the hot path, made once per dialect; values go to the driver as they are."""
+
+    def __init__(self, dialect: str) -> None:
+        self.postgres = dialect == "postgresql"
+        self.insert = {row: self._insert(row) for row in NAMES}
+        self.delete = {row: self._delete(row) for row in NAMES}
+
+    def mark(self, number: int) -> str:
+        return f"${number}" if self.postgres else "?"
+
+    def _insert(self, row: type) -> str:
+        fields = list(row.__annotations__)
+        key = fields[: rows.KEYS[row]]
+        marks = ", ".join(self.mark(i + 1) for i in range(len(fields)))
+        sql = f"INSERT INTO {NAMES[row]} ({', '.join(fields)}) VALUES ({marks})"
+        if row in rows.ONCE:
+            return sql
+        rest = fields[len(key) :]
+        return f"{sql} ON CONFLICT ({', '.join(key)}) DO UPDATE SET " + ", ".join(f"{f} = excluded.{f}" for f in rest)
+
+    def _delete(self, row: type) -> str:
+        key = list(row.__annotations__)[: rows.KEYS[row]]
+        return f"DELETE FROM {NAMES[row]} WHERE " + " AND ".join(
+            f"{name} = {self.mark(i + 1)}" for i, name in enumerate(key)
+        )
+
+    def select(self, row: type, count: int) -> str:
+        """Rows by `count` primary keys; counts are rounded up by the caller, to keep the texts few."""
+        fields = list(row.__annotations__)
+        key = fields[: rows.KEYS[row]]
+        width = len(key)
+        one = [self.mark(i + 1) for i in range(width * count)]
+        if width == 1:
+            where = f"{key[0]} IN ({', '.join(one)})"
+        else:
+            groups = ", ".join(f"({', '.join(one[i : i + width])})" for i in range(0, len(one), width))
+            where = f"({', '.join(key)}) IN ({groups if self.postgres else 'VALUES ' + groups})"
+        return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE {where}"
+
+
+def load(connection: Connection, statements: Statements, wanted: Iterable[Key], view: View) -> None:
+    """One SELECT per table for all wanted keys; a key without a row is remembered as such."""
+    by_table: dict[type, list[tuple[Any, ...]]] = {}
+    for row, key in wanted:
+        if (row, key) not in view.loaded:
+            view.loaded[row, key] = None
+            by_table.setdefault(row, []).append(key)
+    for row, keys in by_table.items():
+        count = 1 << (len(keys) - 1).bit_length()
+        padded = keys + [keys[-1]] * (count - len(keys))
+        values = tuple(part for key in padded for part in key)
+        width = rows.KEYS[row]
+        make = row._make  # type: ignore[attr-defined]
+        for found in connection.exec_driver_sql(statements.select(row, count), values):
+            view.loaded[row, tuple(found[:width])] = make(found)
+
+
+def write(connection: Connection, statements: Statements, view: View) -> None:
+    """One executemany per changed table, tables in a fixed order."""
+    put: dict[type, list[tuple[Any, ...]]] = {}
+    gone: dict[type, list[tuple[Any, ...]]] = {}
+    for (row, key), value in view.changed.items():
+        if value is None:
+            gone.setdefault(row, []).append(key)
+        else:
+            put.setdefault(row, []).append(tuple(value))
+    for row in NAMES:
+        if row in gone:
+            connection.exec_driver_sql(statements.delete[row], gone[row])
+        if row in put:
+            connection.exec_driver_sql(statements.insert[row], put[row])
+
+
+def run(
+    connection: Connection, statements: Statements, commands: list[Command], context: Context, close: list[Command]
+) -> tuple[list[Outcome], View]:
+    """Decide and write a batch inside the caller's transaction; nothing is visible before its commit."""
+    view = View()
+    wanted: set[Key] = set()
+    for command in commands:
+        wanted.update(command.keys(context))
+    for _ in range(ROUNDS_MAX):
+        load(connection, statements, wanted, view)
+        view.restart()
+        outcomes, wanted = decide_all(commands, view, context, close)
+        if not wanted:
+            write(connection, statements, view)
+            return outcomes, view
+    raise RuntimeError(f"a decision still asks for {wanted} after {ROUNDS_MAX} rounds")

@@ -1,0 +1,31 @@
+"""Bring a database to this version's schema at start; refuse one that is newer than the code."""
+
+from sqlalchemy import Connection, inspect, text
+
+HEAD = "0001"
+REVISIONS = ("0001",)  # oldest first; a database at any other revision was made by a newer Roost
+
+
+class NewerDatabase(Exception):
+    """The database was written by a newer version; nothing was touched."""
+
+
+def migrate(connection: Connection) -> None:
+    """Idempotent; runs inside the caller's transaction. Alembic is loaded only when there is work for it."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(7701)"))
+    found = None
+    if inspect(connection).has_table("schema_version"):
+        found = connection.execute(text("SELECT version_num FROM schema_version")).scalar()
+    if found == HEAD:
+        return
+    if found is not None and found not in REVISIONS:
+        raise NewerDatabase(f"the database has schema {found}, this version of Roost knows up to {HEAD}")
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "node:storage/migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,239 @@
+"""What sessions, links and administrators look up: plain functions of a connection that return rows."""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, func, or_, select
+
+from node.core import rows
+from node.storage.schema import TABLES
+
+accounts, devices, invites, peers = (TABLES[r] for r in (rows.Account, rows.Device, rows.Invite, rows.Peer))
+events, logs, items, facts = (TABLES[r] for r in (rows.StoredEvent, rows.LogHead, rows.Item, rows.Fact))
+outbound, receipts, failures = (TABLES[r] for r in (rows.Outbound, rows.Receipt, rows.Failed))
+conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, rows.Standing, rows.Mailbox))
+BATCH_BYTES_MAX = 1 << 20
+
+
+class Placed(NamedTuple):
+    """An event with the log it stands in, and its place in a mailbox (0 outside one)."""
+
+    position: int
+    origin: bytes
+    incarnation: bytes
+    event: rows.StoredEvent
+
+
+def _one(connection: Connection, row: type, *where: Any) -> Any:
+    found = connection.execute(select(TABLES[row]).where(*where)).first()
+    return None if found is None else row._make(found)  # type: ignore[attr-defined]
+
+
+def _all(connection: Connection, row: type, *where: Any, order: Any = None) -> list[Any]:
+    query = select(TABLES[row]).where(*where)
+    found = connection.execute(query if order is None else query.order_by(order))
+    return [row._make(values) for values in found]  # type: ignore[attr-defined]
+
+
+def meta(connection: Connection, name: str) -> bytes | None:
+    row = _one(connection, rows.Meta, TABLES[rows.Meta].c.name == name)
+    return row.value if row else None
+
+
+def newest_stamp(connection: Connection) -> int:
+    return connection.execute(select(func.coalesce(func.max(logs.c.stamp), 0))).scalar_one()
+
+
+def account(connection: Connection, local: str) -> rows.Account | None:
+    return _one(connection, rows.Account, accounts.c.local == local)  # type: ignore[no-any-return]
+
+
+def all_accounts(connection: Connection) -> list[rows.Account]:
+    return _all(connection, rows.Account, order=accounts.c.local)
+
+
+def device_by_token(connection: Connection, token_hash: bytes) -> tuple[rows.Device, rows.Account] | None:
+    device = _one(connection, rows.Device, devices.c.token_hash == token_hash)
+    if device is None or device.revoked_ms:
+        return None
+    owner = account(connection, device.local)
+    return (device, owner) if owner is not None else None
+
+
+def devices_of(connection: Connection, local: str) -> list[rows.Device]:
+    return _all(
+        connection, rows.Device, devices.c.local == local, devices.c.revoked_ms == 0, order=devices.c.created_ms
+    )
+
+
+def all_invites(connection: Connection) -> list[rows.Invite]:
+    return _all(connection, rows.Invite, order=invites.c.created_ms)
+
+
+def all_peers(connection: Connection) -> list[rows.Peer]:
+    return _all(connection, rows.Peer, order=peers.c.node)
+
+
+def mailbox(connection: Connection, local: str) -> rows.Mailbox:
+    row: rows.Mailbox | None = _one(connection, rows.Mailbox, mailboxes.c.local == local)
+    return row or rows.Mailbox(local, 0, 0)
+
+
+def feed(
+    connection: Connection, local: str, after: int, limit: int, bytes_max: int
+) -> tuple[list[Placed | rows.Fact], int]:
+    """The mailbox past `after`, in order and bounded; and the position up to which nothing is left out."""
+    found: list[Placed | rows.Fact] = list(_messages(connection, local, after, limit))
+    query = (
+        select(facts).where(facts.c.local == local, facts.c.position > after).order_by(facts.c.position).limit(limit)
+    )
+    found += [rows.Fact._make(values) for values in connection.execute(query)]
+    found.sort(key=lambda item: item.position)
+    size = 0
+    for count, item in enumerate(found[:limit]):
+        size += len(item.event.body or b"") + 300 if isinstance(item, Placed) else len(item.item)
+        if size > bytes_max and count:
+            found = found[:count]
+            break
+    found = found[:limit]
+    return found, found[-1].position if found else after
+
+
+def _messages(connection: Connection, local: str, after: int, limit: int) -> list[Placed]:
+    query = (
+        select(items.c.position, logs.c.origin, logs.c.incarnation, *events.c)
+        .join(events, and_(events.c.log == items.c.log, events.c.seq == items.c.seq))
+        .join(logs, logs.c.log == items.c.log)
+        .where(items.c.local == local, items.c.position > after)
+        .order_by(items.c.position)
+        .limit(limit)
+    )
+    return [_placed(values) for values in connection.execute(query)]
+
+
+def _placed(values: Any) -> Placed:
+    return Placed(values[0], values[1], values[2], rows.StoredEvent._make(values[3:]))
+
+
+def history(
+    connection: Connection, conversation: bytes, before: bytes | None, limit: int
+) -> tuple[list[Placed], list[rows.Receipt], list[rows.Failed]]:
+    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; with what senders need to see."""
+    query = (
+        select(logs.c.seq * 0, logs.c.origin, logs.c.incarnation, *events.c)
+        .join(logs, logs.c.log == events.c.log)
+        .where(events.c.conversation == conversation, events.c.refused == "")
+    )
+    order = (events.c.stamp, logs.c.origin, logs.c.incarnation, events.c.seq)
+    if before is not None:
+        at = connection.execute(
+            select(*order).join(logs, logs.c.log == events.c.log).where(events.c.event == before)
+        ).first()
+        if at is not None:
+            query = query.where(_less(order, tuple(at)))
+    page = [_placed(v) for v in connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit))]
+    page.reverse()
+    known = {p.event.log for p in page}
+    marks = _all(connection, rows.Receipt, receipts.c.log.in_(known)) if known else []
+    failed = _all(connection, rows.Failed, failures.c.log.in_(known)) if known else []
+    return page, marks, failed
+
+
+def _less(columns: Any, values: tuple[Any, ...]) -> Any:
+    """Columns < values as one row comparison, spelled out so that the index on the first is used."""
+    terms = []
+    for i, column in enumerate(columns):
+        terms.append(and_(*(c == v for c, v in zip(columns[:i], values[:i], strict=True)), column < values[i]))
+    return and_(columns[0] <= values[0], or_(*terms))
+
+
+def event_by_id(connection: Connection, event: bytes) -> tuple[Placed, rows.Conversation] | None:
+    query = (
+        select(logs.c.seq * 0, logs.c.origin, logs.c.incarnation, *events.c)
+        .join(logs, logs.c.log == events.c.log)
+        .where(events.c.event == event)
+    )
+    found = connection.execute(query).first()
+    if found is None:
+        return None
+    placed = _placed(found)
+    row = _one(connection, rows.Conversation, conversations.c.conversation == placed.event.conversation)
+    return (placed, row) if row is not None else None
+
+
+def progress(
+    connection: Connection, log: bytes
+) -> tuple[list[rows.Receipt], list[rows.Failed], list[rows.Outbound], rows.LogHead | None]:
+    """All that is known of one log's way to others."""
+    return (
+        _all(connection, rows.Receipt, receipts.c.log == log),
+        _all(connection, rows.Failed, failures.c.log == log),
+        _all(connection, rows.Outbound, outbound.c.log == log),
+        _one(connection, rows.LogHead, logs.c.log == log),
+    )
+
+
+def standings_of(connection: Connection, local: str) -> list[tuple[rows.Standing, rows.Conversation]]:
+    query = (
+        select(*standings.c, *conversations.c)
+        .join(conversations, conversations.c.conversation == standings.c.conversation)
+        .where(standings.c.local == local)
+        .order_by(standings.c.last_stamp.desc())
+    )
+    width = len(standings.c)
+    return [(rows.Standing._make(v[:width]), rows.Conversation._make(v[width:])) for v in connection.execute(query)]
+
+
+def read_marks(connection: Connection, local: str, node: bytes, conversation: bytes) -> list[tuple[rows.LogHead, int]]:
+    """A user's own read watermarks in a conversation."""
+    query = (
+        select(*logs.c, receipts.c.read)
+        .join(receipts, receipts.c.log == logs.c.log)
+        .where(logs.c.conversation == conversation, receipts.c.local == local, receipts.c.node == node)
+    )
+    return [(rows.LogHead._make(v[:-1]), v[-1]) for v in connection.execute(query)]
+
+
+def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:
+    return _all(connection, rows.LogHead, logs.c.conversation == conversation)
+
+
+def work(
+    connection: Connection, peer: bytes, limit: int
+) -> list[tuple[rows.Outbound, rows.LogHead, rows.Conversation]]:
+    """The logs a peer has not acknowledged to their end."""
+    query = (
+        select(*outbound.c, *logs.c, *conversations.c)
+        .join(logs, logs.c.log == outbound.c.log)
+        .join(conversations, conversations.c.conversation == logs.c.conversation)
+        .where(outbound.c.peer == peer, outbound.c.acked < outbound.c.head)
+        .limit(limit)
+    )
+    a, b = len(outbound.c), len(outbound.c) + len(logs.c)
+    return [
+        (rows.Outbound._make(v[:a]), rows.LogHead._make(v[a:b]), rows.Conversation._make(v[b:]))
+        for v in connection.execute(query)
+    ]
+
+
+def log_run(connection: Connection, log: bytes, after: int, limit: int) -> list[rows.StoredEvent]:
+    """Events of one log past a number, in order, at most about BATCH_BYTES_MAX of them."""
+    found = _all_limited(connection, log, after, limit)
+    size = 0
+    for count, event in enumerate(found):
+        size += len(event.header) + len(event.body or b"") + 100
+        if size > BATCH_BYTES_MAX // 2 and count:
+            return found[:count]
+    return found
+
+
+def _all_limited(connection: Connection, log: bytes, after: int, limit: int) -> list[rows.StoredEvent]:
+    query = select(events).where(events.c.log == log, events.c.seq > after).order_by(events.c.seq).limit(limit)
+    return [rows.StoredEvent._make(v) for v in connection.execute(query)]
+
+
+def waiting(connection: Connection) -> dict[bytes, int]:
+    """Events waiting per peer."""
+    query = select(outbound.c.peer, func.sum(outbound.c.head - outbound.c.acked)).where(
+        outbound.c.acked < outbound.c.head
+    )
+    return {peer: int(count) for peer, count in connection.execute(query.group_by(outbound.c.peer))}

@@ -1,0 +1,152 @@
+"""How a transaction runs: SQLite in one thread, PostgreSQL over asyncpg, or in line for the simulator.
+
+Each runner offers the same two calls: `write(work)` on the one writing connection, `read(work)` on a reading one;
+`work` is a plain function of a SQLAlchemy connection. Why SQLite does not go through aiosqlite: docs/decisions.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import QueuePool
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+SQLITE_READERS = 2
+POSTGRES_READERS = 8
+
+
+class Runner(Protocol):
+    dialect: str
+
+    async def write(self, work: Work[T]) -> T:
+        """Run in one transaction and commit; returns after commit and fsync."""
+        ...
+
+    async def read(self, work: Work[T]) -> T: ...
+
+    async def close(self) -> None: ...
+
+
+def sqlite_engine(path: Path, writer: bool, readers: int = SQLITE_READERS) -> Engine:
+    """WAL with synchronous=FULL; exactly one connection writes and checkpoints, readers cannot write."""
+    engine = create_engine(
+        f"sqlite:///{path}",
+        poolclass=QueuePool,
+        pool_size=1 if writer else readers,
+        max_overflow=0,
+        connect_args={"check_same_thread": False},
+    )
+    pragmas = ["busy_timeout=5000", "foreign_keys=ON", "temp_store=MEMORY", "cache_size=-16384", "mmap_size=268435456"]
+    pragmas += ["journal_mode=WAL", "synchronous=FULL"] if writer else ["query_only=ON", "wal_autocheckpoint=0"]
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # no BEGIN behind our back
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Connection) -> None:
+        # A deferred BEGIN that reads and then writes fails at once when another connection committed meanwhile.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+
+    return engine
+
+
+class SqliteRunner:
+    """One thread owns the writing connection, so a transaction costs one hop and not one per statement."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        self._writer, self._reader = sqlite_engine(path, writer=True), sqlite_engine(path, writer=False)
+        self._write_thread = ThreadPoolExecutor(1, "roost-writer")
+        self._read_threads = ThreadPoolExecutor(SQLITE_READERS, "roost-reader")
+
+    async def write(self, work: Work[T]) -> T:
+        # Shielded: a cancelled caller must not leave a transaction open on the connection that everyone needs.
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(loop.run_in_executor(self._write_thread, self._run, self._writer, work))
+
+    async def read(self, work: Work[T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._run, self._reader, work)
+
+    @staticmethod
+    def _run(engine: Engine, work: Work[T]) -> T:
+        with engine.begin() as connection:
+            return work(connection)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._read_threads, self._reader.dispose)
+        await loop.run_in_executor(self._write_thread, self._writer.dispose)
+        self._read_threads.shutdown()
+        self._write_thread.shutdown()
+
+
+class PostgresRunner:
+    """asyncpg below SQLAlchemy; the same plain functions run on its greenlet bridge."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str) -> None:
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        self._writer = create_async_engine(url, pool_size=1, max_overflow=0)
+        self._reader = create_async_engine(url, pool_size=POSTGRES_READERS, max_overflow=0)
+
+    async def write(self, work: Work[T]) -> T:
+        return await asyncio.shield(asyncio.ensure_future(self._run(self._writer, work)))
+
+    async def read(self, work: Work[T]) -> T:
+        return await self._run(self._reader, work)
+
+    @staticmethod
+    async def _run(engine: Any, work: Work[T]) -> T:
+        async with engine.begin() as connection:
+            result: T = await connection.run_sync(work)
+            return result
+
+    async def close(self) -> None:
+        await self._writer.dispose()
+        await self._reader.dispose()
+
+
+class InlineRunner:
+    """The simulator's: on the loop's own thread; `pause` is where seeded delay and crashes come in."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: Path, pause: Callable[[str], Awaitable[None]]) -> None:
+        self._engine = sqlite_engine(path, writer=True)
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA synchronous=OFF")  # crashes are simulated above the file
+        self._pause = pause
+
+    async def write(self, work: Work[T]) -> T:
+        await self._pause("before commit")
+        with self._engine.begin() as connection:
+            result = work(connection)
+        await self._pause("after commit")
+        return result
+
+    async def read(self, work: Work[T]) -> T:
+        await self._pause("read")
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    async def close(self) -> None:
+        self._engine.dispose()
+
+
+def open_runner(database: str) -> Runner:
+    """By URL: `sqlite:///PATH` or `postgresql+asyncpg://...`."""
+    url = make_url(database)
+    if url.get_backend_name() == "sqlite":
+        return SqliteRunner(Path(url.database or ""))
+    return PostgresRunner(database)

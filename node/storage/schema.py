@@ -1,0 +1,75 @@
+"""The tables, one per row type of `node.core.rows`, for SQLite and PostgreSQL alike."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+from node.core import rows
+
+metadata = MetaData()
+NULLABLE = {(rows.StoredEvent, "body")}
+_TYPES = {"str": String, "int": BigInteger, "bytes": LargeBinary, "bytes | None": LargeBinary}
+NAMES: dict[type, str] = {
+    rows.Meta: "meta",
+    rows.Account: "accounts",
+    rows.Device: "devices",
+    rows.Invite: "invites",
+    rows.Peer: "peers",
+    rows.Conversation: "conversations",
+    rows.Standing: "standings",
+    rows.LogHead: "logs",
+    rows.OwnLog: "own_logs",
+    rows.StoredEvent: "events",
+    rows.SentKey: "sent_keys",
+    rows.Mailbox: "mailboxes",
+    rows.Item: "items",
+    rows.Fact: "facts",
+    rows.Outbound: "outbound",
+    rows.Receipt: "receipts",
+    rows.Failed: "failures",
+    rows.Evidence: "evidence",
+}
+
+
+def _table(row: type) -> Table:
+    fields: dict[str, type] = row.__annotations__
+    key = list(fields)[: rows.KEYS[row]]
+    columns = [
+        Column(
+            name,
+            SmallInteger if name == "late" else _TYPES[kind if isinstance(kind, str) else _spell(kind)],
+            primary_key=name in key,
+            autoincrement=False,
+            nullable=(row, name) in NULLABLE,
+        )
+        for name, kind in fields.items()
+    ]
+    return Table(NAMES[row], metadata, *columns, sqlite_with_rowid=row is rows.StoredEvent)
+
+
+def _spell(kind: object) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+TABLES: dict[type, Table] = {row: _table(row) for row in NAMES}
+events, facts, outbound = TABLES[rows.StoredEvent], TABLES[rows.Fact], TABLES[rows.Outbound]
+devices, standings, logs = TABLES[rows.Device], TABLES[rows.Standing], TABLES[rows.LogHead]
+
+Index("events_by_id", events.c.event, unique=True)
+Index("events_by_order", events.c.conversation, events.c.stamp)
+Index("facts_by_position", facts.c.local, facts.c.position)
+Index("outbound_work", outbound.c.peer, sqlite_where=text("acked < head"), postgresql_where=text("acked < head"))
+Index("devices_by_token", devices.c.token_hash, unique=True)
+Index("devices_by_local", devices.c.local)
+Index("standings_by_local", standings.c.local)
+Index("logs_by_conversation", logs.c.conversation)
+TABLES[rows.Peer].append_constraint(UniqueConstraint("name", name="peers_name"))

@@ -1,0 +1,146 @@
+"""The batch writer: everything that arrived while the last transaction was committing goes into the next one.
+
+No timer: an idle message waits for its own commit only. Only the writer touches the writing connection; callers
+await a future, so a cancelled caller cannot wedge the database.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from node.api import ApiError
+from node.core.context import Context
+from node.core.view import Command, Hint, Outcome
+from node.storage import batch
+from node.storage.runner import Runner
+
+BATCH_MAX = 512  # commands in one transaction
+WAITING_MAX = 16384  # commands waiting; beyond it callers are told `busy`
+T = TypeVar("T")
+
+
+class StoreFailed(Exception):
+    """The disk or database did not take a commit: nothing may be promised any more (fsync errors are not retried)."""
+
+
+class Store:
+    """One node's storage: `submit` decides and commits, `read` looks."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        context: Context,
+        close: list[Command],
+        now_ms: Callable[[], int],
+        on_commit: Callable[[Iterable[Hint]], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._runner, self._context, self._close = runner, context, close
+        self._now_ms, self._on_commit, self._on_failure = now_ms, on_commit, on_failure
+        self._statements = batch.Statements(runner.dialect)
+        self._waiting: deque[tuple[Command, asyncio.Future[Outcome]]] = deque()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._failed: BaseException | None = None
+        self.commits = self.commands = 0
+
+    def submit(self, command: Command) -> "asyncio.Future[Outcome]":
+        """Resolves after commit and fsync with the outcome, or with the refusal as an `ApiError`."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        if self._failed is not None:
+            future.set_exception(StoreFailed(str(self._failed)))
+        elif self._stopping or len(self._waiting) >= WAITING_MAX:
+            future.set_exception(ApiError("busy", "the node is stopping" if self._stopping else "too much is waiting"))
+        else:
+            self._waiting.append((command, future))
+            self._wake.set()
+        return future
+
+    @property
+    def waiting(self) -> int:
+        """Commands that wait for the next transaction."""
+        return len(self._waiting)
+
+    async def read(self, work: Callable[..., T], *args: Any) -> T:
+        """Run a read function of `node.storage` over a snapshot."""
+
+        def call(connection: Connection) -> T:
+            return work(connection, *args)
+
+        return await self._runner.read(call)
+
+    async def run(self) -> None:
+        """The writer's task; ends after `stop` when nothing waits."""
+        while True:
+            while not self._waiting:
+                if self._stopping:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+            group = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+            try:
+                await self._commit(group)
+            except BaseException as error:
+                self._fail(error, group)
+                raise
+
+    async def _commit(self, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
+        commands = [command for command, _ in group]
+        try:
+            outcomes, hints = await self._transact(commands)
+        except (OperationalError, OSError):
+            raise  # the disk: stop, never retry
+        except Exception as error:
+            if len(group) == 1:
+                # One command that cannot be written harms nobody else. A bug, so its caller is told.
+                _settle(group[0][1], error if not isinstance(error, DBAPIError) else ApiError("failed", "not stored"))
+                return
+            middle = len(group) // 2
+            await self._commit(group[:middle])
+            await self._commit(group[middle:])
+            return
+        self.commits += 1
+        self.commands += len(group)
+        for (_, future), outcome in zip(group, outcomes, strict=True):
+            _settle(future, outcome)
+        self._on_commit(hints)
+
+    async def _transact(self, commands: list[Command]) -> tuple[list[Outcome], list[Hint]]:
+        self._context.now_ms = self._now_ms()
+
+        def work(connection: Connection) -> tuple[list[Outcome], list[Hint]]:
+            outcomes, view = batch.run(connection, self._statements, commands, self._context, self._close)
+            return outcomes, list(view.hints)
+
+        return await self._runner.write(work)
+
+    def _fail(self, error: BaseException, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
+        self._failed = error
+        reason = StoreFailed(str(error) or type(error).__name__)
+        for _, future in [*group, *self._waiting]:
+            _settle(future, reason)
+        self._waiting.clear()
+        if not isinstance(error, asyncio.CancelledError):
+            self._on_failure(reason)
+
+    def stop(self) -> None:
+        """Take nothing new; what waits is still committed by `run`."""
+        self._stopping = True
+        self._wake.set()
+
+    async def close(self) -> None:
+        await self._runner.close()
+
+
+def _settle(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
+    if future.done():
+        return  # its caller went away; the commit stands
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+        future.exception()  # a caller that left need not be warned about at garbage collection
+    else:
+        future.set_result(outcome)
