@@ -441,11 +441,13 @@ _item = msgspec.msgpack.Decoder(Item)
 
 def encode_item(item: Item) -> bytes:
     """A feed item as it is kept in the store (MessagePack, position left out)."""
-    return MSGPACK.encode(item)
+    raw: bytes = MSGPACK.encode(item)
+    return raw
 
 
 def decode_item(raw: bytes, position: int) -> Item:
-    return msgspec.structs.replace(_item.decode(raw), position=position)
+    item: Item = msgspec.structs.replace(_item.decode(raw), position=position)
+    return item
 
 
 def login_bytes(nonce: bytes, user: str) -> bytes:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from federation.event import decode_header, stamp_ms
 from federation.ids import Log, User, to_text
 from node import api
-from node.core import render
+from node.core import render, rows
 from node.storage import reads
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def explain(node: "Node", event: bytes) -> api.Why:
     return api.Why(to_text(event), summary, tuple(hops))
 
 
-def _link_hop(node: "Node", queue: "reads.rows.Outbound", seq: int, log: Log) -> api.Hop:
+def _link_hop(node: "Node", queue: rows.Outbound, seq: int, log: Log) -> api.Hop:
     """One peer that must get it: acknowledged, or why not yet and when it is tried next."""
     name = node.directory.name_of(queue.peer)
     if queue.acked >= seq:

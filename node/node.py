@@ -133,6 +133,7 @@ class Node:
         context = Context(
             self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
             self.config.limits.mailbox_messages, self.config.federation.policy,
+            self.config.limits.waiting_per_peer_events,
         )  # fmt: skip
         self.store = Store(
             self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed
@@ -299,6 +300,14 @@ class Node:
 
     async def why(self, event: bytes) -> api.Why:
         return await explain(self, event)
+
+    async def client(self, user: str, device: str = "main") -> "Client":
+        """A client in this process: no port, no socket; the same stored device each time it is asked for."""
+        from node.embed import open_client
+
+        client = await open_client(self, user, device)
+        self._clients.append(client)
+        return client
 
     def connect_inside(self) -> Channel:
         """A client's end of an in-process connection."""

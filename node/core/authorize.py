@@ -37,3 +37,6 @@ def _send(view: View, context: Context, actor: str, other: User) -> None:
         raise ApiError("unknown_node", "that node is not known here; its administrator's link makes it known")
     if peer.state == "blocked":
         raise ApiError("blocked", f"{peer.name} is blocked here")
+    waiting = view.get(rows.Destination, other.node)
+    if waiting is not None and waiting.waiting >= context.waiting_max:
+        raise ApiError("destination_backlogged", f"{waiting.waiting} events already wait for {peer.name}; try later")

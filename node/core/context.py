@@ -19,12 +19,14 @@ class Context:
         store: bytes,
         mailbox_items_max: int = 500_000,
         policy: str = "allowlist",
+        waiting_max: int = 200_000,
     ) -> None:
         self.node, self.name, self.key = node, name, key
         self.incarnation = incarnation  # of this process life
         self.store = store  # incarnation of the store: what mailbox positions are relative to
         self.mailbox_items_max = mailbox_items_max
         self.policy = policy
+        self.waiting_max = waiting_max  # events that may wait for one peer
         self.now_ms = 0
         self.last_stamp = 0
 

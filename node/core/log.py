@@ -31,7 +31,7 @@ def append_keys(context: Context, conversation: bytes, people: tuple[User, ...])
             keys += [(rows.Mailbox, (user.local,)), (rows.Standing, (conversation, user.local))]
             keys.append((rows.Receipt, (log, user.node, user.local)))
         else:
-            keys += [(rows.Outbound, (user.node, log)), (rows.Peer, (user.node,))]
+            keys += [(rows.Outbound, (user.node, log)), (rows.Peer, (user.node,)), (rows.Destination, (user.node,))]
     return keys
 
 
@@ -100,7 +100,14 @@ def queue(view: View, peer: bytes, log: bytes, seq: int) -> None:
     """The log is the queue: note that a peer must get it up to `seq`."""
     row = view.get(rows.Outbound, peer, log)
     view.put(rows.Outbound(peer, log, seq, row.acked if row else 0))
+    waits(view, peer, seq - (row.head if row else 0))
     view.hint("peer", peer)
+
+
+def waits(view: View, peer: bytes, more: int) -> None:
+    """More (or fewer) events wait for a peer."""
+    row = view.get(rows.Destination, peer)
+    view.put(rows.Destination(peer, max(0, (row.waiting if row else 0) + more)))
 
 
 def deliver(view: View, context: Context, event: Event, local: str) -> None:

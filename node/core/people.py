@@ -63,9 +63,12 @@ class ChangeAccount:
         account = view.get(rows.Account, self.local)
         if account is None or account.state == "deleted":
             raise ApiError("not_found", f"there is no user {self.local}")
-        changes = {"state": self.state, "password": self.password}
-        changes |= {"display_name": self.display_name, "requests": self.requests}
-        account = account._replace(**{k: v for k, v in changes.items() if v is not None})
+        account = account._replace(
+            state=self.state or account.state,
+            password=account.password if self.password is None else self.password,
+            display_name=account.display_name if self.display_name is None else self.display_name,
+            requests=self.requests or account.requests,
+        )
         if account.state == "deleted":
             account = account._replace(password="", display_name="")
         view.put(account)

@@ -148,6 +148,7 @@ class PeerAcked:
     def keys(self, context: Context) -> Iterable[Key]:
         key = Log(self.ack.conversation, self.ack.origin, self.ack.incarnation).key
         yield rows.Outbound, (self.peer, key)
+        yield rows.Destination, (self.peer,)
         yield rows.LogHead, (key,)
         yield rows.Conversation, (self.ack.conversation,)
         yield rows.Peer, (self.peer,)
@@ -164,6 +165,7 @@ class PeerAcked:
             acked = min(self.ack.seq, outbound.head)  # it lost what it once acknowledged: offer it again
         if acked != outbound.acked:
             view.put(outbound._replace(acked=acked))
+            log.waits(view, self.peer, outbound.acked - acked)
         refused = [v for v in self.ack.verdicts if v.verdict == "refused" and v.seq <= acked]
         for member in log.members(conversation) if conversation.kind == "direct" else ():
             if member.node == self.peer:

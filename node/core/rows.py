@@ -158,6 +158,13 @@ class Outbound(NamedTuple):
     acked: int
 
 
+class Destination(NamedTuple):
+    """How many events wait for a peer, over all logs: the bound of that queue is checked before accept."""
+
+    peer: bytes
+    waiting: int
+
+
 class Receipt(NamedTuple):
     """How far a member is with a log: merged by maximum."""
 
@@ -199,6 +206,6 @@ class Evidence(NamedTuple):
 KEYS: dict[type, int] = {
     Meta: 1, Account: 1, Device: 1, Invite: 1, Peer: 1, Conversation: 1, Standing: 2, LogHead: 1, OwnLog: 1,
     StoredEvent: 2,
-    SentKey: 2, Mailbox: 1, Item: 2, Fact: 2, Outbound: 2, Receipt: 3, Failed: 4, Evidence: 1,
+    SentKey: 2, Mailbox: 1, Item: 2, Fact: 2, Outbound: 2, Destination: 1, Receipt: 3, Failed: 4, Evidence: 1,
 }  # fmt: skip
 ONCE: frozenset[type] = frozenset({StoredEvent, SentKey, Item})

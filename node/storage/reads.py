@@ -40,7 +40,7 @@ def meta(connection: Connection, name: str) -> bytes | None:
 
 
 def newest_stamp(connection: Connection) -> int:
-    return connection.execute(select(func.coalesce(func.max(logs.c.stamp), 0))).scalar_one()
+    return int(connection.execute(select(func.coalesce(func.max(logs.c.stamp), 0))).scalar_one())
 
 
 def account(connection: Connection, local: str) -> rows.Account | None:

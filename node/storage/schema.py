@@ -1,5 +1,7 @@
 """The tables, one per row type of `node.core.rows`, for SQLite and PostgreSQL alike."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -34,6 +36,7 @@ NAMES: dict[type, str] = {
     rows.Item: "items",
     rows.Fact: "facts",
     rows.Outbound: "outbound",
+    rows.Destination: "destinations",
     rows.Receipt: "receipts",
     rows.Failed: "failures",
     rows.Evidence: "evidence",
@@ -43,7 +46,7 @@ NAMES: dict[type, str] = {
 def _table(row: type) -> Table:
     fields: dict[str, type] = row.__annotations__
     key = list(fields)[: rows.KEYS[row]]
-    columns = [
+    columns: list[Column[Any]] = [
         Column(
             name,
             SmallInteger if name == "late" else _TYPES[kind if isinstance(kind, str) else _spell(kind)],
