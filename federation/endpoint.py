@@ -30,7 +30,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from federation.quic import CID_BYTES, IDLE_S, Connection, Dialer, NodeQuic, QuicChannel, configuration
+from federation.credit import NodeQuic, configuration
+from federation.dialer import CID_BYTES, IDLE_S, Dialer
+from federation.quic import Connection, QuicChannel
 
 CONNECTIONS_MAX = 4096  # at once, dialled ones included; a further stranger gets no answer
 HALF_OPEN_MAX = 256  # inbound ones without a handshake or a stream yet

@@ -32,7 +32,7 @@ SEQ_MAX = (1 << 53) - 1
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Seq = Annotated[int, msgspec.Meta(ge=1, le=SEQ_MAX)]
 Stamp = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-Short = Annotated[str, msgspec.Meta(max_length=32, pattern="^[a-z0-9._/-]*$")]
+Short = Annotated[str, msgspec.Meta(max_length=32, pattern=r"^[a-z0-9._/-]*\Z")]  # `$` would let a line end through
 
 KINDS = ("message", "notices")  # what this version acts on; another kind is refused politely (PROTOCOL.md 4.7)
 TEXT = "text"
@@ -129,10 +129,12 @@ def read_event(signed: Signed) -> Event:
 
 
 def decode_header(raw: bytes) -> Header:
+    if len(raw) > HEADER_BYTES_MAX:
+        raise ProtocolError("bad_event", f"an event header is at most {HEADER_BYTES_MAX} bytes", "4.2")
     try:
         header = _decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError("bad_event", f"the event header cannot be read: {error}", "4.2") from None
+        raise ProtocolError("bad_event", f"the event header cannot be read: {str(error)[:120]!r}", "4.2") from None
     if _encoder.encode(header) != raw:
         raise ProtocolError("bad_event", "the event header has a second encoding", "4.2")
     first = header.seq == 1
@@ -140,6 +142,8 @@ def decode_header(raw: bytes) -> Header:
         raise ProtocolError("bad_event", "only a log's first event has no previous one", "4.4")
     if header.after is not None and header.after.incarnation == header.incarnation:
         raise ProtocolError("bad_event", "a log cannot be its own predecessor", "4.4")
+    if len(header.device) not in (0, DEVICE_ID_BYTES) or (header.device and not header.sender):
+        raise ProtocolError("bad_event", "a device id has 16 bytes, and only a user has one", "4.2")
     if header.sender:
         try:
             check_local_name(header.sender)

@@ -4,6 +4,7 @@ Signing happens only through the typed, domain-separated calls of `NodeKey`; not
 peer has put together.
 """
 
+import re
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -58,13 +59,24 @@ class Identity(NamedTuple):
     number: int  # rotations so far; a chain with fewer than we have seen is an old copy
 
 
+_HOST_PORT = re.compile(
+    r"(?:(?P<host>[0-9A-Za-z][0-9A-Za-z._-]{0,252})|\[(?P<v6>[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,16})?)\])"
+    r":(?P<port>0|[1-9][0-9]{0,4})"
+)
+
 _encoder = msgspec.msgpack.Encoder()
 _genesis = msgspec.msgpack.Decoder(Genesis)
 _chain = msgspec.msgpack.Decoder(Chain)
 
 
 def verify(key: bytes, domain: str, data: bytes, signature: bytes) -> bool:
-    """Whether `signature` is the key's over this domain and these exact bytes (Ed25519, RFC 8032)."""
+    """Whether `signature` is the key's over this domain and these exact bytes (Ed25519, RFC 8032).
+
+    The lengths are checked here because libsodium would read past a short key, and would take the tail of a
+    long signature for the head of the data.
+    """
+    if len(key) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+        return False
     try:
         crypto_sign_open(signature + _signed(domain, data), key)
     except (BadSignatureError, ValueError):
@@ -128,9 +140,12 @@ def encode_chain(chain: Chain) -> bytes:
 
 def decode_chain(raw: bytes) -> Chain:
     try:
-        return _chain.decode(raw)
+        chain = _chain.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ProtocolError("bad_identity", "the key chain cannot be read", "2.2") from None
+    if _encoder.encode(chain) != raw:
+        raise ProtocolError("bad_identity", "the key chain has a second encoding", "2.2")
+    return chain
 
 
 def hello_bytes(role: Role, binding: Binding, own_nonce: bytes, other_nonce: bytes) -> bytes:
@@ -156,16 +171,20 @@ class NodeLink(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "NodeLink":
-        """Raises `AddressError` that says what a link looks like."""
+        """Raises `AddressError` that says what a link looks like; one not spelt as we print it is refused."""
+        text = text.strip()
         try:
-            parts = urlsplit(text.strip())
+            parts = urlsplit(text)
             node = from_text(parts.username or "", NODE_ID_BYTES)
             addresses = tuple(value for key, value in parse_qsl(parts.query) if key == "at")
             if parts.scheme != "roost" or len(addresses) > ADDRESSES_MAX:
                 raise ValueError
             for address in addresses:
                 split_host_port(address)
-            return cls(node, check_domain(parts.hostname or ""), addresses)
+            link = cls(node, check_domain(parts.hostname or ""), addresses)
+            if str(link) != text:  # a port, a password, a path, capitals, or what urlsplit drops in silence
+                raise ValueError
+            return link
         except AddressError:
             raise
         except ValueError:
@@ -176,9 +195,8 @@ class NodeLink(NamedTuple):
 
 
 def split_host_port(text: str) -> tuple[str, int]:
-    """`host:port` or `[v6]:port` in parts; `AddressError` otherwise."""
-    host, colon, port = text.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise AddressError(f"{text[:80]!r} is not HOST:PORT, for example 192.0.2.7:7701")
-    return host, int(port)
+    """`host:port` or `[v6]:port` in parts; `AddressError` otherwise (PROTOCOL.md 2.4)."""
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        raise AddressError(f"{text[:80]!r} is not HOST:PORT, for example 192.0.2.7:7701 or [2001:db8::7]:7701")
+    return match["host"] or match["v6"], int(match["port"])

@@ -43,13 +43,13 @@ def to_text(raw: bytes) -> str:
 def from_text(text: str, size_bytes: int) -> bytes:
     """The text form back to exactly `size_bytes` bytes; `ValueError` for anything else (one text per id)."""
     if not text.isascii():
-        raise ValueError(f"{text!r} is not an id: ids are plain letters and digits")
+        raise ValueError(f"{text[:80]!r} is not an id: ids are plain letters and digits")
     try:
         raw = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
     except ValueError:
-        raise ValueError(f"{text!r} is not an id") from None
+        raise ValueError(f"{text[:80]!r} is not an id") from None
     if len(raw) != size_bytes or to_text(raw) != text.lower():
-        raise ValueError(f"{text!r} is not an id of {size_bytes} bytes")
+        raise ValueError(f"{text[:80]!r} is not an id of {size_bytes} bytes")
     return raw
 
 

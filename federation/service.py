@@ -17,6 +17,7 @@ from federation.ports import Channel, ChannelClosed
 
 log = logging.getLogger("roost.federation")
 DIAL_TIMEOUT_S = 8.0
+RECEIVING_EVENTS_MAX = 4096  # events of one peer in memory; a window is at most a part of it
 IDLE_LOOK_MS = 15_000  # a lost hint costs at most this much delay
 
 
@@ -215,6 +216,7 @@ class Running:
         self.wake = asyncio.Event()
         self._ended = ""
         self._receiving: asyncio.Queue[wire.Segment] = asyncio.Queue()
+        self._waiting_events = 0
         self.since_ms = clock.wall_ms()
 
     async def run(self) -> str:
@@ -254,15 +256,15 @@ class Running:
     async def _carry(self, outputs: Sequence[machine.Output]) -> bool:
         """Carry out outputs; false when the link is over. Frames of one batch leave in one write."""
         frames: list[bytes] = []
+        if acks := [out.ack for out in outputs if isinstance(out, machine.Acked)]:
+            await asyncio.gather(*(self._host.acked(self._peer, ack) for ack in acks))  # one commit for all of them
+            self.wake.set()
         for out in outputs:
             match out:
                 case machine.Send(frame):
                     frames.append(wire.encode(frame))
                 case machine.Arrived(segment):
-                    self._receiving.put_nowait(segment)  # bounded by the sender's window (PROTOCOL.md 5.5)
-                case machine.Acked(ack):
-                    await self._host.acked(self._peer, ack)
-                    self.wake.set()
+                    self._take(segment)
                 case machine.Up():
                     self.since_ms = self._clock.wall_ms()
                     self._host.light(self._peer, "up", self.since_ms)
@@ -274,6 +276,13 @@ class Running:
         if frames:
             await self._channel.send(*frames)
         return not self._ended
+
+    def _take(self, segment: wire.Segment) -> None:
+        """Queue what arrived for the next commit; a peer that ignores its window is cut off (PROTOCOL.md 5.5)."""
+        self._waiting_events += len(segment.events)
+        if self._waiting_events > RECEIVING_EVENTS_MAX:
+            raise ProtocolError("overrun", "more unacknowledged events than any window allows", "5.5")
+        self._receiving.put_nowait(segment)
 
     @property
     def _peer(self) -> bytes:
@@ -303,6 +312,7 @@ class Running:
             while not self._receiving.empty() and len(segments) < wire.SEGMENTS_MAX:
                 segments.append(self._receiving.get_nowait())
             acks = await asyncio.gather(*(self._host.receive(self._peer, s) for s in segments))
+            self._waiting_events -= sum(len(s.events) for s in segments)
             await self._channel.send(wire.encode(wire.Acks(tuple(acks))))
 
     async def _send(self) -> None:

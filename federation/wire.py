@@ -153,13 +153,19 @@ def encode(frame: AnyFrame | Notices) -> bytes:
 def decode(raw: bytes) -> AnyFrame:
     """One frame, or `ProtocolError` for anything else (PROTOCOL.md 5.1)."""
     try:
-        return _decoder.decode(raw)
+        frame = _decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError("bad_frame", f"a link frame cannot be read: {error}", "5.1") from None
+        raise ProtocolError("bad_frame", f"a link frame cannot be read: {str(error)[:120]!r}", "5.1") from None
+    if _encoder.encode(frame) != raw:  # a key twice, keys in another order, a number written long
+        raise ProtocolError("bad_frame", "a link frame has a second encoding", "5.1")
+    return frame
 
 
 def decode_notices(raw: bytes) -> Notices:
     try:
-        return _notices.decode(raw)
+        notices = _notices.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError("bad_notices", f"a notices body cannot be read: {error}", "6.1") from None
+        raise ProtocolError("bad_notices", f"a notices body cannot be read: {str(error)[:120]!r}", "6.1") from None
+    if _encoder.encode(notices) != raw:
+        raise ProtocolError("bad_notices", "a notices body has a second encoding", "6.1")
+    return notices

@@ -8,12 +8,14 @@ from federation.event import Signed
 from federation.identity import Identity, encode_chain
 from federation.ids import Log
 from federation.link import Standing
+from federation.ports import ChannelClosed
 from federation.service import Known, Waiting
 from node.api import ApiError
 from node.core.peers import MeetPeer
 from node.core.progress import PeerAcked
 from node.core.receive import Receive
 from node.storage import reads
+from node.storage.writer import StoreFailed
 
 if TYPE_CHECKING:
     from node.directory import Directory
@@ -60,8 +62,14 @@ class Host:
         return [Signed(e.header, e.signature, e.body) for e in events]
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
-        ack: wire.LogAck = await self._store.submit(Receive(peer, segment))
-        return ack
+        try:
+            ack: wire.LogAck = await self._store.submit(Receive(peer, segment))
+            return ack
+        except ApiError as error:  # full or busy: the peer keeps it and offers it again
+            verdict = wire.Verdict(segment.first, "later", error.code, error.message[: wire.REASON_CHARS_MAX])
+            return wire.LogAck(segment.conversation, segment.origin, segment.incarnation, 0, (verdict,))
+        except StoreFailed as error:
+            raise ChannelClosed(f"the store failed: {error}") from None
 
     async def acked(self, peer: bytes, ack: wire.LogAck) -> None:
         log = Log(ack.conversation, ack.origin, ack.incarnation)
@@ -69,7 +77,10 @@ class Host:
         for verdict in ack.verdicts:
             if verdict.verdict == "later":
                 self.paused[log] = f"{verdict.code}: {verdict.reason}"
-        await self._store.submit(PeerAcked(peer, ack))
+        try:
+            await self._store.submit(PeerAcked(peer, ack))
+        except (ApiError, StoreFailed) as error:
+            raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
 
 
 def standing(state: str) -> Standing:

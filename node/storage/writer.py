@@ -92,8 +92,12 @@ class Store:
         commands = [command for command, _ in group]
         try:
             outcomes, hints = await self._transact(commands)
-        except (OperationalError, OSError):
-            raise  # the disk: stop, never retry
+        except (OperationalError, OSError) as error:
+            if not _full(error):
+                raise  # the disk: stop, never retry
+            for _, future in group:  # refused before the commit, and rolled back whole: reads go on
+                _settle(future, ApiError("storage_full", "the node's disk is full; its administrator must make room"))
+            return
         except Exception as error:
             if len(group) == 1:
                 # One command that cannot be written harms nobody else. A bug, so its caller is told.
@@ -134,6 +138,11 @@ class Store:
 
     async def close(self) -> None:
         await self._runner.close()
+
+
+def _full(error: Exception) -> bool:
+    """Whether the disk had no room: the one store error after which going on is safe."""
+    return "disk is full" in str(error) or getattr(getattr(error, "orig", None), "sqlstate", "") == "53100"
 
 
 def _settle(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:

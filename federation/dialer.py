@@ -1,0 +1,180 @@
+"""A UDP endpoint that only dials: what a client needs, and what the node's `endpoint.Endpoint` builds on."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from typing import Self
+
+from aioquic.quic.connection import NetworkAddress
+
+from federation.credit import NodeQuic, configuration
+from federation.ports import ChannelClosed
+from federation.quic import Connection, QuicChannel, address_text
+
+RECEIVE_BYTES_MAX = 2048  # a longer datagram is cut and so dropped as undecryptable
+READ_BATCH_MAX = 32  # datagrams read per wake-up, so that one socket cannot starve the loop
+CID_BYTES = 8  # length of the connection ids we issue
+SOCKET_BYTES = 4 << 20  # kernel buffer each way, as far as the system allows
+IDLE_S = 60.0  # silence after which a connection is dead
+DIAL_S = 5.0  # default time to connect
+
+logger = logging.getLogger(__name__)
+
+
+class Dialer:
+    """A UDP endpoint that only dials: `async with Dialer() as d: await d.dial(("host", 7701), "alpn/1")`."""
+
+    def __init__(self, *, idle_s: float = IDLE_S) -> None:
+        """`idle_s`: silence after which a connection counts as dead."""
+        self._loop = asyncio.get_running_loop()
+        self._idle_s = idle_s
+        self._worker = 0
+        self._connections: dict[bytes, Connection] = {}  # by each connection id a peer may use for us
+        self._sockets: dict[int, socket.socket] = {}  # by address family
+        self._lookup_family = socket.AF_UNSPEC
+        self._closed = False
+        self._live: dict[Connection, None] = {}  # a set in order
+        self.bytes_received = self.bytes_sent = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def dial(self, addr: tuple[str, int], alpn: str, timeout: float = DIAL_S) -> QuicChannel:
+        """Connect within `timeout` seconds and open a channel, on which this side must speak first.
+
+        Raises `ChannelClosed` when nobody answers, the other side refuses, or the name is unknown.
+        """
+        if self._closed:
+            raise ChannelClosed("this endpoint is closed")
+        where = address_text(addr)
+        try:
+            async with asyncio.timeout(timeout):
+                targets = await self._resolve(addr)
+        except (OSError, TimeoutError) as error:
+            raise ChannelClosed(f"cannot find {where}: {error or 'no answer from DNS'}") from error
+        reason = ""
+        for family, target in targets:
+            try:
+                self._open(family)
+                return await self._dial(target, alpn, timeout / len(targets))
+            except (ChannelClosed, OSError) as error:
+                reason = str(error)
+        raise ChannelClosed(f"cannot connect to {where}: {reason}")
+
+    async def close(self) -> None:
+        """Close every channel (at most DRAIN_S), then the sockets."""
+        self._closed = True
+        connections = list(self._live)
+        await asyncio.gather(*(c.channel.close("going away") for c in connections if c.channel))
+        for connection in connections:
+            connection.close("going away")
+        for sock in self._sockets.values():
+            self._loop.remove_reader(sock)
+            sock.close()
+        self._sockets.clear()
+
+    def send_datagrams(self, datagrams: Sequence[tuple[bytes, NetworkAddress]]) -> None:
+        """Put datagrams on the wire; what the kernel does not take counts as lost and QUIC repeats it."""
+        for data, addr in datagrams:
+            sock = self._sockets.get(socket.AF_INET6 if len(addr) == 4 else socket.AF_INET)
+            if sock is None:
+                return
+            try:
+                self.bytes_sent += sock.sendto(data, addr)
+            except OSError as error:
+                logger.debug("to %s: %s", addr, error)
+
+    def cid_issued(self, cid: bytes, connection: Connection) -> None:
+        connection.cids.append(cid)
+        self._connections[cid] = connection
+
+    def cid_retired(self, cid: bytes) -> None:
+        if connection := self._connections.pop(cid, None):
+            connection.cids.remove(cid)
+
+    def opened(self, connection: Connection) -> None:
+        """Never called: only a listener's peers open channels."""
+
+    def ended(self, connection: Connection) -> None:
+        for cid in connection.cids:
+            del self._connections[cid]
+        connection.cids = []
+        self._live.pop(connection, None)
+
+    def stray(self, data: bytes, addr: NetworkAddress, sock: socket.socket) -> None:
+        """A datagram of no known connection: not for one who only dials."""
+
+    async def _dial(self, target: NetworkAddress, alpn: str, timeout: float) -> QuicChannel:
+        config = configuration(is_client=True, alpns=[alpn], idle_s=self._idle_s)
+        connection = self._begin(NodeQuic(config, worker=self._worker))
+        try:
+            connection.connect(target)
+            async with asyncio.timeout(timeout):
+                await connection.ready.wait()
+        except TimeoutError:
+            connection.close(f"no answer within {timeout:g} s")
+        except BaseException:
+            connection.close("dialing was given up")
+            raise
+        if connection.closed is None and connection.alpn != alpn:
+            connection.close(f"the other side does not speak {alpn}")
+        if connection.closed is not None:
+            raise ChannelClosed(connection.closed)
+        return connection.open_channel()
+
+    def _begin(self, quic: NodeQuic) -> Connection:
+        connection = Connection(quic, self, self._loop)
+        self._live[connection] = None
+        self.cid_issued(quic.host_cid, connection)
+        return connection
+
+    async def _resolve(self, addr: tuple[str, int]) -> list[tuple[int, NetworkAddress]]:
+        """The first address of each family, those that need no name server without waiting."""
+        flags = socket.AI_V4MAPPED if self._lookup_family == socket.AF_INET6 else 0
+        kind, host, port = socket.SOCK_DGRAM, addr[0], addr[1]
+        family = self._lookup_family
+        try:
+            found = socket.getaddrinfo(host, port, family, kind, 0, flags | socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            found = await self._loop.getaddrinfo(host, port, family=family, type=kind, flags=flags)
+        return list({family: target for family, _, _, _, target in reversed(found)}.items())
+
+    def _open(self, family: int) -> None:
+        """A socket of the family, on a free port. OSError if the host lacks the family."""
+        if family not in self._sockets:
+            self._listen(socket.socket(family, socket.SOCK_DGRAM), ("", 0))
+
+    def _listen(self, sock: socket.socket, addr: NetworkAddress) -> None:
+        try:
+            sock.setblocking(False)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(addr)
+        except OSError:
+            sock.close()
+            raise
+        self._sockets[sock.family] = sock
+        self._loop.add_reader(sock, self._readable, sock)
+
+    def _readable(self, sock: socket.socket) -> None:
+        # asyncio's own transport reads one datagram per loop turn: reading several lets sends be batched
+        for _ in range(READ_BATCH_MAX):
+            try:
+                data, addr = sock.recvfrom(RECEIVE_BYTES_MAX)
+            except OSError:  # nothing left, or an ICMP error about an earlier send
+                return
+            self.bytes_received += len(data)
+            # RFC 9000 section 17: a long header carries the id's length, ours are CID_BYTES
+            long = data[:1] >= b"\x80"
+            cid = data[6 : 6 + data[5]] if long and len(data) > 5 else data[1 : 1 + CID_BYTES]
+            connection = self._connections.get(cid)
+            if connection is not None:
+                connection.receive(data, addr)
+            elif not self._closed:
+                self.stray(data, addr, sock)
