@@ -34,9 +34,10 @@ Seq = Annotated[int, msgspec.Meta(ge=1, le=SEQ_MAX)]
 Stamp = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Short = Annotated[str, msgspec.Meta(max_length=32, pattern=r"^[a-z0-9._/-]*\Z")]  # `$` would let a line end through
 
-KINDS = ("message", "notices")  # what this version acts on; another kind is refused politely (PROTOCOL.md 4.7)
-TEXT = "text"
+MESSAGE = "message"
 NOTICES = "notices"
+KINDS = (MESSAGE, NOTICES)  # what this version acts on; another kind is refused politely (PROTOCOL.md 4.7)
+TEXT = "text"
 BODY_FORMATS = (TEXT, NOTICES)  # the registry of PROTOCOL.md 4.8; encryption adds entries, a node reads none of them
 
 
@@ -144,6 +145,8 @@ def decode_header(raw: bytes) -> Header:
         raise ProtocolError("bad_event", "a log cannot be its own predecessor", "4.4")
     if len(header.device) not in (0, DEVICE_ID_BYTES) or (header.device and not header.sender):
         raise ProtocolError("bad_event", "a device id has 16 bytes, and only a user has one", "4.2")
+    if (header.kind == MESSAGE and not header.sender) or (header.kind == NOTICES and header.sender):
+        raise ProtocolError("bad_event", "messages are from users, notices from nodes", "4.7")
     if header.sender:
         try:
             check_local_name(header.sender)

@@ -7,6 +7,7 @@ or a JSON client may see them, so that a double click selects one and case never
 import base64
 import hashlib
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import idna
@@ -19,6 +20,7 @@ CONVERSATION_ID_BYTES = 32
 INCARNATION_BYTES = 16
 DEVICE_ID_BYTES = 16
 LOG_KEY_BYTES = 16
+CACHED_MAX = 8192  # the standard library's base32 costs more than a signature; ids repeat all the time
 LOCAL_NAME_CHARS_MAX = 64
 DOMAIN_CHARS_MAX = 253
 
@@ -35,6 +37,7 @@ def digest(domain: str, *parts: bytes) -> bytes:
     return h.digest()
 
 
+@lru_cache(CACHED_MAX)
 def to_text(raw: bytes) -> str:
     """Raw id bytes to the text form (PROTOCOL.md 1.2)."""
     return base64.b32encode(raw).decode().rstrip("=").lower()
@@ -121,9 +124,15 @@ class Log(NamedTuple):
     @property
     def key(self) -> bytes:
         """A short key for rows, 16 bytes; the full log stands in the `logs` table beside it."""
-        return digest("log", *self)[:LOG_KEY_BYTES]
+        return _log_key(*self)
 
 
+@lru_cache(CACHED_MAX)
+def _log_key(conversation: bytes, origin: bytes, incarnation: bytes) -> bytes:
+    return digest("log", conversation, origin, incarnation)[:LOG_KEY_BYTES]
+
+
+@lru_cache(CACHED_MAX)
 def direct_conversation(a: User, b: User) -> bytes:
     """The id both sides derive on their own, so that both may start at once (PROTOCOL.md 1.6)."""
     first, second = sorted((a, b))

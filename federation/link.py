@@ -10,10 +10,12 @@ from federation import wire
 from federation.errors import ProtocolError
 from federation.identity import Chain, Identity, NodeKey, check_chain, hello_bytes, verify
 from federation.ids import Log
-from federation.ports import Binding
+from federation.ports import FRAME_BYTES_MAX, Binding
 
 HELLO_DEADLINE_MS = 10_000
 LATER_MS = 30_000  # how long a log that was told `later` rests
+EVENT_BYTES = 100  # at most what an event takes on the wire beside header and body
+SEGMENT_BYTES = 400  # the same of a segment beside its events
 
 
 class Settings(NamedTuple):
@@ -187,11 +189,16 @@ class Link:
     # --- sending ------------------------------------------------------------------------------------------------------
     def room(self) -> int:
         """How many more events may be on their way (PROTOCOL.md 5.5)."""
-        full = self._bytes >= self._settings.window_bytes
-        return 0 if full or not self.up else max(0, self._settings.window_events - self._events)
+        return 0 if not self.space() or not self.up else max(0, self._settings.window_events - self._events)
+
+    def space(self) -> int:
+        """The same in bytes; one segment may go over it."""
+        return max(0, self._settings.window_bytes - self._bytes)
 
     def sending(self, segments: list[wire.Segment]) -> list[Output]:
-        """Segments go out now; the numbers stay on the books until they are acknowledged."""
+        """Segments go out now, in frames that fit; the numbers stay on the books until they are acknowledged."""
+        frames: list[list[wire.Segment]] = []
+        frame_bytes = FRAME_BYTES_MAX
         for s in segments:
             size = sum(len(e.header) + len(e.body or b"") for e in s.events)
             log = Log(s.conversation, s.origin, s.incarnation)
@@ -200,7 +207,13 @@ class Link:
             self._flight.setdefault(log, []).append((len(s.events), size))
             self._events += len(s.events)
             self._bytes += size
-        return [Send(wire.Events(tuple(segments)))]
+            wire_bytes = SEGMENT_BYTES + size + EVENT_BYTES * len(s.events)
+            if frame_bytes + wire_bytes > FRAME_BYTES_MAX - SEGMENT_BYTES:
+                frames.append([])
+                frame_bytes = 0
+            frames[-1].append(s)
+            frame_bytes += wire_bytes
+        return [Send(wire.Events(tuple(frame))) for frame in frames]
 
     def _acked(self, ack: wire.LogAck, now_ms: int) -> list[Output]:
         log = Log(ack.conversation, ack.origin, ack.incarnation)
@@ -230,7 +243,7 @@ class Link:
 
     # --- time ---------------------------------------------------------------------------------------------------------
     def wake_at(self) -> int:
-        if self.peer is None or self.ours is None:
+        if self.peer is None:
             return self._deadline
         times = [self._pinged + self._settings.ping_ms, self._heard + self._settings.dead_after_ms]
         return min(times + [until for until, _ in self.paused.values()])
@@ -238,6 +251,7 @@ class Link:
     def tick(self, now_ms: int) -> list[Output]:
         if self.peer is None:
             return self._over("timeout", "no proof of identity in time") if now_ms >= self._deadline else []
+        self.paused = {log: pause for log, pause in self.paused.items() if pause[0] > now_ms}
         if now_ms - self._heard >= self._settings.dead_after_ms:
             return self._over("dead", "no sign of life")
         if now_ms - self._pinged >= self._settings.ping_ms:

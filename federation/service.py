@@ -323,14 +323,15 @@ class Running:
             if not self.state.room():
                 continue  # an acknowledgement wakes us
             segments: list[wire.Segment] = []
-            room = self.state.room()
+            room, space = self.state.room(), self.state.space()
             for waiting in await self._host.work(self._peer):
-                if room <= 0 or self.state.rests(waiting.log, self._clock.monotonic_ms()):
+                if room <= 0 or space <= 0 or self.state.rests(waiting.log, self._clock.monotonic_ms()):
                     continue
                 after = max(waiting.acked, self.state.sent.get(waiting.log, 0))
                 events = await self._host.run_of(waiting.log, after, min(room, wire.EVENTS_MAX))
                 if events:
                     room -= len(events)
+                    space -= sum(len(e.header) + len(e.body or b"") for e in events)
                     segments.append(wire.Segment(*waiting.log, after + 1, waiting.members, tuple(events)))
             if segments:
                 await self._carry(self.state.sending(segments))

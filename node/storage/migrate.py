@@ -1,7 +1,11 @@
 """Bring a database to this version's schema at start; refuse one that is newer than the code."""
 
+import threading
+
 from sqlalchemy import Connection, inspect, text
 
+# Alembic keeps the migration that runs in a module of its own: two nodes of one process must take turns.
+_ONE_AT_A_TIME = threading.Lock()
 HEAD = "0001"
 REVISIONS = ("0001",)  # oldest first; a database at any other revision was made by a newer Roost
 
@@ -28,4 +32,5 @@ def migrate(connection: Connection) -> None:
     config.set_main_option("script_location", "node:storage/migrations")
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _ONE_AT_A_TIME:
+        command.upgrade(config, "head")

@@ -1,0 +1,203 @@
+"""Commands of a person: log in, devices, history, states, requests, and why a message is where it is."""
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import App, Parameter
+
+from federation.identity import NodeLink
+from federation.ids import Address, check_local_name
+from node.cli import output
+from node.cli.outcome import CliError, Exit
+from node.cli.session import Json, PasswordStdin, Profile, load_config, opened, password
+from node.cli.shapes import history_object, history_text
+
+DeviceName = Annotated[str, Parameter(name="--device-name", help="How your other devices show this one.")]
+
+
+def add_to(app: App) -> None:
+    alone: tuple[Callable[..., Any], ...] = (login, register, logout, history, state, requests, accept, decline, why)
+    for command in alone:
+        app.command(command)
+    devices = App(name="devices", help="Where this account is logged in.")
+    grouped: tuple[Callable[..., Any], ...] = (devices_list, devices_rename, devices_revoke)
+    for command in grouped:
+        devices.command(command, name=command.__name__.removeprefix("devices_"))
+    app.command(devices)
+
+
+def _device_name(given: str) -> str:
+    return (given or platform.node() or "command line")[:64]
+
+
+async def login(
+    address: Annotated[str, Parameter(name="NAME@NODE")],
+    *,
+    node: Annotated[str, Parameter(help="The node's link, as `roost link` prints it.")],
+    profile: Profile,
+    password_stdin: PasswordStdin = False,
+    device_name: DeviceName = "",
+    json: Json = False,
+) -> None:
+    """Make this machine a device of an account."""
+    who, link = Address.parse(address), NodeLink.parse(node)
+    if who.node != link.name:
+        raise CliError(
+            Exit.USAGE,
+            "bad_address",
+            f"{who} does not live on {link.name}",
+            "give the link of their own node",
+        )
+    secret = password(password_stdin)
+    from node.client import Client
+
+    client = await Client.login(profile, str(who), str(link), secret, _device_name(device_name))
+    await _say_hello(client, profile, json)
+
+
+async def register(
+    invite: str,
+    *,
+    profile: Profile,
+    name: Annotated[str, Parameter(help="The name you want; else the profile's.")] = "",
+    password_stdin: PasswordStdin = False,
+    device_name: DeviceName = "",
+    json: Json = False,
+) -> None:
+    """Make an account with an invite, and this machine its first device."""
+    from node.client import Client
+
+    secret = password(password_stdin, confirm=True)
+    client = await Client.register(
+        profile, invite, check_local_name(name or profile), secret, _device_name(device_name)
+    )
+    await _say_hello(client, profile, json)
+
+
+async def _say_hello(client: Any, name: str, json: bool) -> None:
+    try:
+        if json:
+            output.obj({"address": client.address, "device": client.device, "profile": name})
+        else:
+            output.line(f"logged in as {client.address}; this device is profile {name}")
+    finally:
+        await client.close()
+
+
+async def logout(*, profile: Profile, json: Json = False) -> None:
+    """Revoke this device and forget the profile."""
+    async with opened(profile) as client:
+        await client.logout()
+    output.obj({"ok": True}) if json else output.line(f"logged out {profile}")
+
+
+async def devices_list(*, profile: Profile, json: Json = False) -> None:
+    """List the devices of this account."""
+    async with opened(profile) as client:
+        devices = [
+            {
+                "device": d.device, "name": d.name, "created": d.created, "seen": d.seen,
+                "revoked": d.revoked, "this": d.this,
+            }
+            for d in await client.devices()
+        ]  # fmt: skip
+    output.show(devices, json)
+
+
+async def devices_rename(device: str, name: str, *, profile: Profile, json: Json = False) -> None:
+    """Give a device another name."""
+    async with opened(profile) as client:
+        await client.rename_device(device, name)
+    output.obj({"ok": True}) if json else output.line(f"renamed {device} to {name}")
+
+
+async def devices_revoke(device: str, *, profile: Profile, json: Json = False) -> None:
+    """Cut a device off at once."""
+    async with opened(profile) as client:
+        await client.revoke_device(device)
+    output.obj({"ok": True}) if json else output.line(f"revoked {device}")
+
+
+async def history(
+    conversation: Annotated[str, Parameter(help="A conversation id, or somebody's address.")],
+    *,
+    profile: Profile,
+    limit: Annotated[int, Parameter(help="The newest so many, oldest first.")] = 200,
+    json: Json = False,
+) -> None:
+    """Print a conversation."""
+    if limit < 1:
+        raise CliError(Exit.USAGE, "usage", "--limit is below 1", "give a number of messages")
+    target = checked_target(conversation)
+    async with opened(profile) as client:
+        for message in await client.history(target, limit):
+            output.obj(history_object(message)) if json else output.line(history_text(message))
+
+
+async def state(id: str, *, profile: Profile, json: Json = False) -> None:
+    """Print how far a message got, for each recipient."""
+    async with opened(profile) as client:
+        states = await client.state(id)
+    to = [{"address": r.address, "state": r.state, "at": r.at, "reason": r.reason} for r in states.to]
+    if json:
+        output.obj({"id": id, "to": to})
+    else:
+        output.table(to)
+
+
+async def requests(*, profile: Profile, json: Json = False) -> None:
+    """List people who wrote first and wait for an answer."""
+    async with opened(profile) as client:
+        rows = [{"conversation": c.id, "from": c.title} for c in await client.requests()]
+    output.show(rows, json)
+
+
+async def accept(id: Annotated[str, Parameter(name="ID")], *, profile: Profile, json: Json = False) -> None:
+    """Take up a request: a conversation id or the other's address."""
+    target = checked_target(id)
+    async with opened(profile) as client:
+        await client.accept(target)
+    output.obj({"ok": True}) if json else output.line("accepted")
+
+
+async def decline(id: Annotated[str, Parameter(name="ID")], *, profile: Profile, json: Json = False) -> None:
+    """Turn a request down; the other is not told."""
+    target = checked_target(id)
+    async with opened(profile) as client:
+        await client.decline(target)
+    output.obj({"ok": True}) if json else output.line("declined")
+
+
+async def why(
+    id: str,
+    *,
+    config: Annotated[Path | None, Parameter(name=["-c", "--config"], help="Ask the node itself.")] = None,
+    profile: Annotated[str | None, Parameter(help="Ask as the sender or a recipient.")] = None,
+    json: Json = False,
+) -> None:
+    """Tell a message's way: every hop, acknowledgement, reason and next retry known here."""
+    if (config is None) == (profile is None):
+        raise CliError(Exit.USAGE, "usage", "`why` asks a node or a profile", "give either -c FILE or --profile P")
+    if config is not None:
+        from node.cli.node_commands import ask
+
+        answer = await ask(load_config(config, []), "why", event=id)
+    else:
+        async with opened(profile or "") as client:
+            answer = msgspec.to_builtins(await client.why(id))
+    hops = [{"at": h.get("at", 0), "what": h["what"], "detail": h.get("detail", "")} for h in answer["hops"]]
+    if json:
+        output.obj({"id": id, "summary": answer.get("summary", ""), "hops": hops})
+        return
+    output.line(output.safe(answer.get("summary", id)))
+    for hop in hops:
+        what, detail = output.safe(hop["what"]), output.safe(hop["detail"])
+        output.line(f"{output.clock(hop['at']):<23}  {what}  {detail}".rstrip())
+
+
+def checked_target(text: str) -> str:
+    """An address in its one spelling, or anything without an @ as a conversation id."""
+    return str(Address.parse(text)) if "@" in text else text

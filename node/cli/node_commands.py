@@ -1,0 +1,265 @@
+"""Commands of the administrator: make, run and inspect a node; its users, invites and peers."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from cyclopts import App, Parameter
+
+from federation.identity import NodeLink, split_host_port
+from federation.ids import check_domain, check_local_name
+from node.cli import output
+from node.cli.outcome import CliError, Exit
+from node.cli.session import ConfigFile, Json, PasswordStdin, Sets, load_config, password
+
+if TYPE_CHECKING:
+    from node.config import Config
+
+DAY_S = 86_400
+
+
+def add_to(app: App) -> None:
+    alone: tuple[Callable[..., Any], ...] = (init, serve, link, check, status)
+    for command in alone:
+        app.command(command)
+    groups: tuple[tuple[str, str, tuple[Callable[..., Any], ...]], ...] = (
+        (
+            "user",
+            "Accounts of this node.",
+            (user_add, user_list, user_disable, user_enable, user_delete, user_passwd),
+        ),
+        ("invite", "Invites to register.", (invite_new, invite_list, invite_revoke)),
+        ("peer", "Other nodes.", (peer_add, peer_list, peer_accept, peer_block, peer_remove)),
+    )
+    for name, subject, commands in groups:
+        group = App(name=name, help=subject)
+        for command in commands:
+            group.command(command, name=command.__name__.removeprefix(f"{name}_"))
+        app.command(group)
+
+
+# --- the node itself ----------------------------------------------------------------------------------------
+def init(
+    folder: Annotated[Path, Parameter(name="DIR")],
+    *,
+    name: Annotated[str, Parameter(help="The node's name, the part after the @ of addresses.")],
+    listen: Annotated[str, Parameter(help="HOST:PORT; one UDP and one TCP port of that number.")],
+    sets: Sets = [],  # noqa: B006 - cyclopts shows it as the default and never changes it
+    json: Json = False,
+) -> None:
+    """Make a new node: DIR/node.yaml, its key, and a folder for its data."""
+    file = make_node(folder, name, listen, sets)
+    if json:
+        output.obj({"name": name, "config": str(file)})
+    else:
+        output.line(f"made {name}: run it with `roost serve -c {file}`")
+
+
+def make_node(folder: Path, name: str, listen: str, sets: list[str]) -> Path:
+    """Writes the config last, so that a folder with a node.yaml is always a whole node."""
+    from node import config as configs
+    from node import keys
+
+    check_domain(name)
+    split_host_port(listen)
+    file = folder / "node.yaml"
+    if file.exists():
+        raise CliError(Exit.REFUSED, "exists", f"{file} exists already", "choose another folder; nothing was changed")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = folder / ".node.yaml.new"
+    try:
+        draft.write_text(f"name: {name}\nlisten: {_quoted(listen)}\ndata_dir: data\n")
+        config = configs.load(draft, sets)
+        if config.data_path == (folder / "data").resolve():
+            config = msgspec.structs.replace(config, data_dir="data")  # the whole folder may move
+        draft.write_text(configs.render(config))
+        keys.create(folder / config.data_dir)
+        draft.rename(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return file
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()  # a JSON string is a YAML string
+
+
+async def serve(*, config: ConfigFile, sets: Sets = []) -> int:  # noqa: B006
+    """Run the node in the foreground until SIGTERM or Ctrl+C."""
+    from node.node import Node
+
+    settings = load_config(config, sets)
+    logging.basicConfig(
+        level=settings.log.level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Node.open(settings) as node:
+        output.line(f"ready {settings.name} {node.link}")
+        await _until(stop, node)
+    return Exit.REACHED
+
+
+async def _until(stop: asyncio.Event, node: Any) -> None:
+    """Returns when asked to stop; raises what made the node fail."""
+    asked, ended = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(node.stopped())
+    try:
+        await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            ended.result()
+        if node.failed.done() and not node.failed.cancelled():
+            node.failed.result()
+    finally:
+        asked.cancel()
+        ended.cancel()
+        await asyncio.gather(asked, ended, return_exceptions=True)
+
+
+async def ask(config: "Config", op: str, **args: Any) -> Any:
+    """One admin operation, as plain JSON-like values."""
+    from node import admin
+
+    return msgspec.to_builtins(await admin.call(config, op, args))
+
+
+async def _run(file: Path, op: str, json: bool, done: str = "", **args: Any) -> None:
+    """An operation and its answer: records as they are, else one sentence for people."""
+    answer = await ask(load_config(file, []), op, **args)
+    if answer is None or answer == {} or (done and not json):
+        output.obj({"ok": True}) if json else output.line(done)
+    else:
+        output.show(answer, json)
+
+
+async def link(*, config: ConfigFile, json: Json = False) -> None:
+    """Print the node link that other administrators and new devices need."""
+    answer = await ask(load_config(config, []), "link")
+    text = answer["link"] if isinstance(answer, dict) else str(answer)
+    output.obj({"link": text}) if json else output.line(text)
+
+
+async def check(*, config: ConfigFile, sets: Sets = [], json: Json = False) -> int:  # noqa: B006
+    """Look for mistakes in the config, the key's permissions and the store."""
+    settings = load_config(config, sets)
+    answer = await ask(settings, "check")
+    problems = answer.get("problems", []) if isinstance(answer, dict) else answer or []
+    if json:
+        output.obj({"ok": not problems, "problems": problems})
+    elif not problems:
+        output.line(f"{config}: no mistakes found")
+    for problem in problems if not json else []:
+        output.line(output.safe(problem.get("message", problem) if isinstance(problem, dict) else problem))
+    return Exit.STORE if problems else Exit.REACHED
+
+
+async def status(*, config: ConfigFile, json: Json = False) -> None:
+    """What the node does now: links, queues, users, alarms."""
+    await _run(config, "status", json)
+
+
+# --- users --------------------------------------------------------------------------------------------------
+async def user_add(name: str, *, config: ConfigFile, password_stdin: PasswordStdin = False, json: Json = False) -> None:
+    """Make an account."""
+    secret = password(password_stdin, confirm=True)
+    await _run(config, "user.add", json, f"added {name}", name=check_local_name(name), password=secret)
+
+
+async def user_list(*, config: ConfigFile, json: Json = False) -> None:
+    """List the accounts."""
+    await _run(config, "user.list", json)
+
+
+async def user_disable(name: str, *, config: ConfigFile, json: Json = False) -> None:
+    """Close an account until it is enabled again; its devices are cut off."""
+    await _run(config, "user.disable", json, f"disabled {name}", name=check_local_name(name))
+
+
+async def user_enable(name: str, *, config: ConfigFile, json: Json = False) -> None:
+    """Open a disabled account again."""
+    await _run(config, "user.enable", json, f"enabled {name}", name=check_local_name(name))
+
+
+async def user_delete(
+    name: str,
+    *,
+    config: ConfigFile,
+    yes: Annotated[bool, Parameter(name="--yes", negative="", help="Do not ask for the name again.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete an account for ever; its name stays reserved."""
+    check_local_name(name)
+    if not yes and sys.stdin.isatty() and _typed(f"Type {name} to delete it for ever: ") != name:
+        raise CliError(Exit.REFUSED, "not_confirmed", "the name does not agree; nothing was deleted", "try again")
+    await _run(config, "user.delete", json, f"deleted {name}; the name stays reserved", name=name)
+
+
+def _typed(prompt: str) -> str:
+    return input(prompt).strip()
+
+
+async def user_passwd(
+    name: str, *, config: ConfigFile, password_stdin: PasswordStdin = False, json: Json = False
+) -> None:
+    """Set a new password."""
+    secret = password(password_stdin, confirm=True)
+    await _run(config, "user.passwd", json, f"new password for {name}", name=check_local_name(name), password=secret)
+
+
+# --- invites ------------------------------------------------------------------------------------------------
+async def invite_new(
+    *,
+    config: ConfigFile,
+    days: Annotated[float, Parameter(help="How long it can be used.")] = 7,
+    json: Json = False,
+) -> None:
+    """Print an invite: who has it can make one account here."""
+    if not 0 < days <= 3650:
+        raise CliError(Exit.USAGE, "usage", f"an invite cannot last {days:g} days", "give --days from 0 to 3650")
+    answer = await ask(load_config(config, []), "invite.new", expires_s=max(int(days * DAY_S), 1))
+    output.show(answer, json) if json or not isinstance(answer, dict) else output.line(str(answer["invite"]))
+
+
+async def invite_list(*, config: ConfigFile, json: Json = False) -> None:
+    """List invites; the secret part is shown only once, by `new`."""
+    await _run(config, "invite.list", json)
+
+
+async def invite_revoke(id: str, *, config: ConfigFile, json: Json = False) -> None:
+    """Make an invite worthless."""
+    await _run(config, "invite.revoke", json, f"revoked {id}", id=id)
+
+
+# --- peers --------------------------------------------------------------------------------------------------
+async def peer_add(link: str, *, config: ConfigFile, json: Json = False) -> None:
+    """Accept a node by the link its administrator gave."""
+    parsed = NodeLink.parse(link)
+    await _run(config, "peer.add", json, f"added {parsed.name}", link=str(parsed))
+
+
+async def peer_list(*, config: ConfigFile, json: Json = False) -> None:
+    """List known nodes, and those that knock."""
+    await _run(config, "peer.list", json)
+
+
+async def peer_accept(node: str, *, config: ConfigFile, json: Json = False) -> None:
+    """Let a node that knocked in."""
+    await _run(config, "peer.accept", json, f"accepted {node}", node=node)
+
+
+async def peer_block(node: str, *, config: ConfigFile, json: Json = False) -> None:
+    """Refuse a node."""
+    await _run(config, "peer.block", json, f"blocked {node}", node=node)
+
+
+async def peer_remove(node: str, *, config: ConfigFile, json: Json = False) -> None:
+    """Forget a node."""
+    await _run(config, "peer.remove", json, f"removed {node}", node=node)

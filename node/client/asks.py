@@ -1,0 +1,92 @@
+"""Plain questions to the node: what has an answer and needs no store."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from node import api
+from node.client.errors import Lost, Unreachable
+from node.client.model import Conversation, Message
+from node.client.rows import from_node, marks, pieces
+from node.client.session import Session
+from node.client.store import Store
+
+R = TypeVar("R", bound=api.Result)
+
+
+class Asks:
+    """Base of `Client`; every method raises `ApiError`, `Unreachable` or `Lost`."""
+
+    address: str
+    device: str
+    _store: Store
+    _live: Callable[[], Awaitable[Session]]
+
+    async def _ask(self, request: api.AnyRequest, kind: type[R], repeat: bool = True) -> R:
+        """`repeat`: asking twice changes nothing, so a lost connection is worth a second try."""
+        try:
+            result = await (await self._live()).request(request)
+        except Lost:
+            if not repeat:
+                raise
+            result = await (await self._live()).request(request)
+        if not isinstance(result, kind):
+            raise Unreachable(f"the node answered with {type(result).__name__} instead of {kind.__name__}")
+        return result
+
+    async def history(self, target: str, limit: int = 200) -> list[Message]:
+        """The newest messages of a conversation (an id or an address) from the node, oldest first."""
+        pages: list[tuple[api.Message, ...]] = []
+        before, left, more = None, limit, True
+        while left > 0 and more:
+            request = api.GetHistory(id=1, conversation=target, before=before, limit=min(left, api.PAGE_MAX))
+            page = await self._ask(request, api.History)
+            if not page.messages:
+                break
+            pages.append(page.messages)
+            before, left, more = page.messages[0].event, left - len(page.messages), page.more
+        every = [item for page_ in reversed(pages) for item in page_][-limit:]
+        keys = await self._keys([m.event for m in every if m.device == self.device])
+        return [from_node(item, self.address, keys.get(item.event)) for item in every]
+
+    async def _keys(self, events: list[str]) -> dict[str, str]:
+        """This device's own keys of its messages."""
+        if not events:
+            return {}
+        return await self._store.run(
+            lambda db: {
+                event: key
+                for piece in pieces(events)
+                for event, key in db.execute(f"SELECT id, key FROM message WHERE id IN ({marks(len(piece))})", piece)
+            }
+        )
+
+    async def state(self, event_id: str) -> api.States:
+        return await self._ask(api.GetState(id=1, event=event_id), api.States)
+
+    async def why(self, event_id: str) -> api.Why:
+        return await self._ask(api.GetWhy(id=1, event=event_id), api.Why)
+
+    async def requests(self) -> list[Conversation]:
+        """People who wrote first and wait for an answer."""
+        found = await self._ask(api.GetConversations(id=1, requests_only=True), api.Conversations)
+        return [
+            Conversation(c.conversation, c.other, last_stamp=c.last, request=c.state == "request")
+            for c in found.conversations
+            if c.state == "request"
+        ]
+
+    async def accept(self, conversation: str) -> None:
+        await self._ask(api.Accept(id=1, conversation=conversation), api.Done)
+
+    async def decline(self, conversation: str) -> None:
+        await self._ask(api.Decline(id=1, conversation=conversation), api.Done)
+
+    async def devices(self) -> list[api.DeviceState]:
+        return list((await self._ask(api.GetDevices(id=1), api.Devices)).devices)
+
+    async def rename_device(self, device: str, name: str) -> None:
+        await self._ask(api.RenameDevice(id=1, device=device, name=name), api.Done)
+
+    async def revoke_device(self, device: str) -> None:
+        """Its token is dead at once. Revoking this very device is logging out."""
+        await self._ask(api.RevokeDevice(id=1, device=device), api.Done, repeat=False)

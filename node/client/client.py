@@ -1,0 +1,260 @@
+"""Client: what a bot, a screen, the command line and an embedding app hold."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Self
+
+from federation.errors import AddressError
+from federation.identity import NodeLink
+from federation.ids import Address
+from node import api
+from node.client import marks, outbox, rows
+from node.client import profile as profiles
+from node.client.asks import Asks
+from node.client.errors import Lost
+from node.client.events import Events
+from node.client.feed import Me
+from node.client.hub import Hub, Screen, is_reached
+from node.client.model import Change, Conversation, Lights, Message, State
+from node.client.outbox import Draft, Row
+from node.client.profile import Device, Profile
+from node.client.store import Store
+from node.client.sync import Sync, full_jitter
+from node.client.wire import Connect, Wire
+
+KEY_BYTES = 16
+
+
+class Client(Asks):
+    """One device of a user. Works offline: sends wait in the outbox, reads come from the local store."""
+
+    def __init__(self, who: Profile | Device, store: Store, hub: Hub, sync: Sync) -> None:
+        """Use `open`, `open_profile`, `login` or `register`."""
+        self.address, self.device = who.address, who.device
+        self._profile = who if isinstance(who, Profile) else None
+        self._store, self._hub, self._sync = store, hub, sync
+        self._live = sync.live
+        self._closing: asyncio.Task[None] | None = None
+
+    # --- opening and closing ------------------------------------------------------------------------------
+    @classmethod
+    async def open(
+        cls,
+        who: Profile | Device,
+        *,
+        connect: Connect,
+        token: str,
+        store: Path | None,
+        jitter: Callable[[float], float] = full_jitter,
+    ) -> Self:
+        """Open the local store (None: in memory, without a thread) and start connecting; does not wait for it."""
+        opened = await Store.open(store)
+        try:
+            cursor = await opened.run(marks.cursor)
+        except BaseException:
+            await opened.close()
+            raise
+        hub, me = Hub(cursor.stored), Me(who.address, who.device)
+        sync = Sync(opened, hub, me, connect, token, jitter)
+        client = cls(who, opened, hub, sync)
+        sync.start(cursor)
+        return client
+
+    @classmethod
+    async def open_profile(cls, name: str) -> Self:
+        """The client of a profile of this machine; works offline."""
+        return await cls._open_profile(profiles.open_profile(name))
+
+    @classmethod
+    async def _open_profile(cls, profile: Profile) -> Self:
+        link = profile.link
+        try:
+            return await cls.open(profile, connect=lambda: _dial(link), token=profile.facts.token, store=profile.store)
+        except BaseException:
+            profile.release()
+            raise
+
+    @classmethod
+    async def login(cls, profile: str, address: str, link: str, password: str, device_name: str) -> Self:
+        """Make this machine a device of an account and keep it as a profile."""
+        who, where = Address.parse(address), NodeLink.parse(link)
+        if who.node != where.name:
+            raise AddressError(f"{who} does not live on {where.name}: give the link of their own node")
+        return await cls._become(profile, where, who.local, password, device_name, None)
+
+    @classmethod
+    async def register(cls, profile: str, invite: str, name: str, password: str, device_name: str) -> Self:
+        """Make an account with an invite (`ROOST-LINK#CODE`), and this machine its first device."""
+        where, code = profiles.parse_invite(invite)
+        return await cls._become(profile, where, name, password, device_name, code)
+
+    @classmethod
+    async def _become(
+        cls, name: str, link: NodeLink, user: str, password: str, device_name: str, invite: str | None
+    ) -> Self:
+        where, lock = profiles.create(name)
+        try:
+            facts = await profiles.become(await _dial(link), user, password, device_name, invite)
+            kept = profiles.Facts(str(link), facts.address, facts.device, facts.token, facts.seed)
+            profile = profiles.save(name, where, lock, kept)
+        except BaseException:
+            profiles.abandon(where, lock)
+            raise
+        return await cls._open_profile(profile)
+
+    async def close(self) -> None:
+        """Tell the node what was processed (bounded), then release everything; the outbox stays on disk."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        try:
+            await self._sync.close()
+            await self._store.close()
+        finally:
+            if self._profile is not None:
+                self._profile.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def logout(self) -> None:
+        """Revoke this device, close, and delete its profile."""
+        try:
+            await self.revoke_device(self.device)
+        except Lost:
+            pass  # the node closes a revoked device's connection, perhaps before the answer
+        except api.ApiError as error:
+            if error.code not in ("bad_token", "not_found"):
+                raise
+        await self.close()
+        if self._profile is not None:
+            self._profile.forget()
+
+    @property
+    def lights(self) -> Lights:
+        return self._sync.lights
+
+    # --- sending ------------------------------------------------------------------------------------------
+    async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message:
+        """Queue a message for an address or a conversation id; it is on disk when this returns."""
+        try:
+            body = text.encode()
+        except UnicodeEncodeError:
+            raise api.ApiError("bad_request", "the text has characters that are not Unicode") from None
+        return await self._queue(to, body, "text", key, reply_to)
+
+    async def send_body(self, to: str, body: bytes, format: str = "text", key: str | None = None) -> Message:
+        """Queue any bytes."""
+        return await self._queue(to, body, format, key, None)
+
+    async def _queue(self, to: str, body: bytes, format: str, key: str | None, reply_to: str | None) -> Message:
+        if self._hub.error is not None:
+            raise self._hub.error
+        if len(body) > api.BODY_BYTES_MAX:
+            raise api.ApiError("too_large", f"a message has at most {api.BODY_BYTES_MAX} bytes, this has {len(body)}")
+        if key is not None and not 1 <= len(key) <= 64:
+            raise api.ApiError("bad_request", "a key has 1 to 64 characters")
+        draft = Draft(
+            key or secrets.token_hex(KEY_BYTES), str(Address.parse(to)) if "@" in to else to, body, format, reply_to,
+            self.address, self.device, time.time_ns() // 1_000_000,
+        )  # fmt: skip
+        connected = self._sync.is_up
+        future = self._store.submit(lambda db: outbox.put(db, draft, connected))
+        # A callback and not the lines after `await`: a caller that is cancelled now has queued it all the same.
+        future.add_done_callback(self._queued)
+        message, _ = await asyncio.shield(future)
+        return message
+
+    def _queued(self, future: "asyncio.Future[tuple[Message, Row | None]]") -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        message, row = future.result()
+        if row is not None:
+            self._hub.publish([Change("message", message)])
+            self._sync.queued(row)
+
+    async def wait(self, key: str, state: State, timeout: float) -> Message:
+        """The message once it got so far, or failed or is void; `TimeoutError` says how far it got."""
+        wanted = rows.RANK[state]
+        message = self._hub.recent(key) or await self._store.run(lambda db: rows.by_key(db, key))
+        if message is None:
+            raise api.ApiError("not_found", f"there is no message with key {key!r} in this profile")
+        if is_reached(message, wanted):
+            return message
+        if self._hub.error is not None:
+            raise self._hub.error
+        future = self._hub.expect(key, wanted)
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            raise TimeoutError(f"the message is not yet {state} after {timeout:g} s") from None
+        finally:
+            self._hub.drop(key, future)
+
+    async def retry(self, key: str) -> Message:
+        """Send a failed message again: under its key if the node never took it, else as a new one."""
+        message = await self._store.run(lambda db: rows.by_key(db, key))
+        if message is None or message.state not in ("failed", "void"):
+            raise api.ApiError("not_found", f"there is no failed message with key {key!r} in this profile")
+        target, body, format = await self._store.run(lambda db: outbox.content(db, key))
+        fresh = None if message.id is not None else key
+        return await self._queue(target, body, format, fresh, message.reply_to)
+
+    async def withdraw(self, key: str) -> bool:
+        """Take back a queued message; whether it was still only here, and is gone now."""
+        message = await self._store.run(lambda db: outbox.withdraw(db, key))
+        if message is None:
+            return False
+        self._hub.forget(key)
+        self._hub.publish([Change("conversation", detail="everything")])
+        return True
+
+    # --- what comes ---------------------------------------------------------------------------------------
+    def events(self, kinds: Collection[str] | None = None, from_start: bool = False) -> Events:
+        """Changes from where this profile stopped, each acknowledged once the next is asked for.
+
+        `from_start`: first all messages that this device has. Own messages of this device are not among them.
+        """
+        return Events(self._store, self._hub, Me(self.address, self.device), kinds, from_start, self._sync.consumed)
+
+    def changes(self) -> Screen:
+        """For screens: the newest of each thing. What is stored counts as delivered while one is open."""
+        return Screen(self._hub)
+
+    async def conversations(self) -> list[Conversation]:
+        """From the local store, newest first."""
+        return await self._store.run(rows.conversations)
+
+    async def messages(self, conversation: str, before: int | str | None = None, limit: int = 200) -> list[Message]:
+        """From the local store, oldest first; `before` is a message's key or id, or a stamp in ms."""
+        return await self._store.run(lambda db: rows.page(db, conversation, before, limit))
+
+    async def read(self, conversation: str) -> None:
+        """A person has seen everything of the conversation that is here; told to the node when connected."""
+        await self._see(lambda db: marks.see_all(db, conversation), conversation)
+
+    async def mark_read(self, message: Message) -> None:
+        """A person has seen this message and those before it in its log."""
+        if not message.mine and message.log:
+            await self._see(lambda db: marks.see_message(db, message), message.conversation)
+
+    async def _see(self, job: Callable[..., None], conversation: str) -> None:
+        await self._store.run(job)
+        self._sync.seen()
+        found = await self._store.run(lambda db: rows.conversations(db, [conversation]))
+        self._hub.publish([Change("conversation", conversation=c) for c in found])
+
+
+async def _dial(link: NodeLink) -> Wire:
+    from node.client.channels import connect  # only here: an embedded client needs no network
+
+    return await connect(link)

@@ -1,0 +1,109 @@
+"""Rows of the local store as the model's values, and small facts."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from node import api
+from node.client.model import Conversation, Message, State
+
+STATES: tuple[State, ...] = ("", "queued", "accepted", "sent", "delivered", "read", "failed", "void")
+RANK: dict[str, int] = {state: rank for rank, state in enumerate(STATES)}
+QUEUED, ACCEPTED, SENT, DELIVERED, READ, FAILED, VOID = range(1, 8)
+STAMP_COUNTER_BITS = 16  # a signed stamp is ms and a counter
+QUEUED_ORDER = 1 << 62  # above every signed stamp: what is only queued stands at the end
+IDS_PER_STATEMENT_MAX = 500  # below SQLite's limit on parameters
+COLUMNS = (
+    "id, key, conversation, sender, device, text, stamp, mine, state, reason, late, ord, kind, origin, log, seq, "
+    "reply_to"
+)
+
+
+def message(row: Sequence[Any]) -> Message:
+    """A row of COLUMNS."""
+    id, key, conversation, sender, device, text, stamp, mine, state, reason, late, order, *rest = row
+    return Message(
+        id, key, conversation, sender, device, text, stamp, bool(mine), STATES[state], reason, bool(late),
+        order if order < QUEUED_ORDER else 0, *rest,
+    )  # fmt: skip
+
+
+def from_node(item: api.Message, me: str, key: str | None = None) -> Message:
+    """A message of the protocol; `key` is this device's own for it, if it has one."""
+    mine = item.sender == me
+    text = (item.body or b"").decode("utf-8", "replace")
+    state = item.state if item.state in RANK else ""
+    return Message(
+        item.event, key or item.event, item.conversation, item.sender, item.device, text, item.stamp, mine,
+        STATES[RANK[state]] if mine else "", "", item.late, item.order, item.kind, item.origin, item.log, item.seq,
+        item.target,
+    )  # fmt: skip
+
+
+def fact(db: sqlite3.Connection, name: str, default: Any = None) -> Any:
+    row = db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else default
+
+
+def set_fact(db: sqlite3.Connection, name: str, value: Any) -> None:
+    db.execute("INSERT OR REPLACE INTO fact(name, value) VALUES (?, ?)", (name, value))
+
+
+def pieces(values: Iterable[str]) -> Iterable[list[str]]:
+    """Values in lists short enough for one statement."""
+    every = list(values)
+    for start in range(0, len(every), IDS_PER_STATEMENT_MAX):
+        yield every[start : start + IDS_PER_STATEMENT_MAX]
+
+
+def marks(count: int) -> str:
+    return ",".join("?" * count)
+
+
+def by_key(db: sqlite3.Connection, key: str) -> Message | None:
+    row = db.execute(f"SELECT {COLUMNS} FROM message WHERE key = ?", (key,)).fetchone()
+    return message(row) if row else None
+
+
+def page(db: sqlite3.Connection, target: str, before: int | str | None, limit: int) -> list[Message]:
+    """The newest messages of a conversation (id or the other's address) before one, oldest first.
+
+    `before` is a key or id; or a stamp in ms, and messages of that very millisecond are given again: several may
+    share it.
+    """
+    found = db.execute("SELECT id FROM conversation WHERE other = ? ORDER BY last DESC", (target,)).fetchone()
+    names = (found[0] if found else target, target)
+    end: tuple[int, int] = ((1 << 63) - 1, 0)
+    if isinstance(before, int):
+        end = ((before + 1) << STAMP_COUNTER_BITS, 0)
+    elif before is not None:
+        where = db.execute("SELECT ord, n FROM message WHERE key = ? OR id = ?", (before, before)).fetchone()
+        if where is None:
+            return []
+        end = where
+    found_rows = db.execute(
+        f"SELECT {COLUMNS} FROM message WHERE conversation IN (?, ?) AND (ord, n) < (?, ?) "
+        "ORDER BY ord DESC, n DESC LIMIT ?",
+        (*names, *end, limit),
+    ).fetchall()
+    return [message(row) for row in reversed(found_rows)]
+
+
+def conversations(db: sqlite3.Connection, ids: Sequence[str] | None = None) -> list[Conversation]:
+    """For the list, newest first; only some of them if ids are given."""
+    where = "" if ids is None else f"WHERE c.id IN ({marks(len(ids))})"
+    found = db.execute(
+        f"""SELECT c.id, c.other, c.state, c.last,
+          (SELECT count(*) FROM message m WHERE m.conversation = c.id AND m.unread),
+          (SELECT text FROM message m WHERE m.conversation = c.id ORDER BY ord DESC, n DESC LIMIT 1),
+          (SELECT stamp FROM message m WHERE m.conversation = c.id ORDER BY ord DESC, n DESC LIMIT 1),
+          (SELECT coalesce(max(m.stamp), 0) FROM readmark r JOIN message m
+             ON m.conversation = r.conversation AND m.log = r.log AND m.seq = r.seq WHERE r.conversation = c.id)
+        FROM conversation c {where} ORDER BY c.last DESC, c.id""",
+        tuple(ids or ()),
+    ).fetchall()
+    return [
+        Conversation(id, other, unread, text or "", max(last, stamp or 0), state == "request", read_upto)
+        for id, other, state, last, unread, text, stamp, read_upto in found
+        if state != "declined"
+    ]

@@ -1,0 +1,118 @@
+"""A profile's client and a node's administration, as the commands see them: no network, no store."""
+
+import asyncio
+import types
+from collections.abc import AsyncIterator
+from typing import Any
+
+from node import api
+from node.client.model import STATES, Change, Message
+
+MINE = Message(None, "k", "conv", "alice@a.test", "dev", "hi", 1_700_000_000_000, True, "queued")
+THEIRS = Message("ev1", "ev1", "conv", "bob@b.test", "dev2", "hello", 1_700_000_000_000, False)
+
+
+class FakeClient:
+    """Remembers what was asked; messages reach `reaches`, or fail with `fails`."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.messages: dict[str, Message] = {}
+        self.reaches = "read"
+        self.fails: Exception | None = None
+        self.refuses: Exception | None = None
+        self.can_withdraw = True
+        self.changes: list[Change] = []
+        self.acknowledged: list[Change] = []
+        self.address, self.device = "alice@a.test", "dev"
+        self.closed = 0
+
+    async def open_profile(self, name: str) -> "FakeClient":
+        self.calls.append(("open", name))
+        return self
+
+    async def login(self, *args: str) -> "FakeClient":
+        self.calls.append(("login", *args))
+        return self
+
+    async def register(self, *args: str) -> "FakeClient":
+        self.calls.append(("register", *args))
+        return self
+
+    async def send(self, to: str, text: str, key: str | None = None, reply_to: str | None = None) -> Message:
+        if self.refuses:
+            raise self.refuses
+        key = key or f"auto-{len(self.messages)}"
+        self.calls.append(("send", to, text, key, reply_to))
+        self.messages[key] = Message(None, key, "conv", self.address, self.device, text, 0, True, "queued")
+        return self.messages[key]
+
+    async def wait(self, key: str, state: str, timeout: float) -> Message:
+        message = self.messages[key]
+        if state == "queued":
+            return message
+        if self.fails:
+            raise self.fails
+        reaches = self.reaches
+        if reaches in STATES and STATES.index(reaches) < STATES.index(state):
+            self.messages[key] = _with(message, reaches)
+            raise TimeoutError
+        return _with(message, reaches)
+
+    async def withdraw(self, key: str) -> Message | None:
+        self.calls.append(("withdraw", key))
+        return self.messages[key] if self.can_withdraw else None
+
+    async def events(self, kinds: tuple[str, ...], from_start: bool) -> AsyncIterator[Change]:
+        self.calls.append(("events", kinds, from_start))
+        for change in self.changes:
+            yield change
+            self.acknowledged.append(change)
+        await asyncio.Event().wait()
+
+    async def history(self, target: str, limit: int) -> list[Message]:
+        self.calls.append(("history", target, limit))
+        return [THEIRS][:limit]
+
+    async def state(self, id: str) -> api.States:
+        return api.States(id, (api.Recipient("bob@b.test", "failed", 7, "declined"),))
+
+    async def why(self, id: str) -> api.Why:
+        return api.Why(id, "waits for b.test", (api.Hop(7, "accepted", "\x1b[31mred"), api.Hop(0, "sent")))
+
+    async def mark_read(self, message: Message) -> None:
+        self.calls.append(("read", message.id))
+
+    async def accept(self, target: str) -> None:
+        self.calls.append(("accept", target))
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def _with(message: Message, state: str) -> Message:
+    return Message(
+        "ev-" + message.key, message.key, message.conversation, message.sender, message.device, message.text,
+        5, True, state, reason="too late" if state == "failed" else "", origin="o", log="l", seq=3,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+class FakeAdmin(types.ModuleType):
+    """Answers operations from a table; an exception in it is raised."""
+
+    def __init__(self) -> None:
+        super().__init__("node.admin")
+        self.answers: dict[str, Any] = {}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    class AdminError(Exception):
+        def __init__(self, code: str, message: str) -> None:
+            super().__init__(message)
+            self.code = code
+
+    async def call(self, config: object, op: str, args: dict[str, Any]) -> Any:
+        self.asked.append((op, args))
+        answer = self.answers.get(op, {})
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
