@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from federation import link as machine
@@ -120,7 +121,7 @@ class Service:
     # --- dialling -----------------------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Dial every accepted peer that has no link, each on its own back-off."""
-        while True:
+        while not self._stopping:
             now = self._clock.monotonic_ms()
             soonest = now + IDLE_LOOK_MS
             for peer in self._host.known():
@@ -135,10 +136,10 @@ class Service:
                 self._dialling.add(peer.node)
                 self._spawn(self._call(peer, backoff))
             self._wake.clear()
-            try:
-                await asyncio.wait_for(self._wake.wait(), max(0.001, (soonest - now) / 1000))
-            except TimeoutError:
-                pass
+            with suppress(TimeoutError):
+                # Not wait_for: before Python 3.12 it swallows a cancellation that meets a wake-up.
+                async with asyncio.timeout(max(0.001, (soonest - now) / 1000)):
+                    await self._wake.wait()
 
     async def _call(self, peer: Known, backoff: Backoff) -> None:
         assert self._dial is not None

@@ -7,6 +7,7 @@ is made when the commit resolves, and all replies of one loop turn leave in one 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import encode_chain, hello_bytes
@@ -240,10 +241,9 @@ class Session:
                     self._out.append(raw)
                     self._out_wake.set()
                     continue
-            try:
-                await asyncio.wait_for(self.feed_wake.wait(), LOOK_AGAIN_S)
-            except TimeoutError:
-                pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await self.feed_wake.wait()
 
     def _item(self, item: "reads.Placed | rows.Fact") -> api.Item:
         if isinstance(item, reads.Placed):

@@ -99,6 +99,8 @@ async def serve(*, config: ConfigFile, sets: Sets = []) -> int:  # noqa: B006
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    for chatty in ("alembic", "quic", "asyncio", "aiohttp"):  # libraries' own news is not the operator's
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

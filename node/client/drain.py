@@ -17,15 +17,21 @@ FLYING_MAX = 512  # transmitted, and the outcome not yet stored
 FRESH_MAX = 1024  # just queued, kept in memory; beyond, they are read from the store
 PAGE = 256
 RETRY_S_MAX = 60.0
+_OVER = float("inf")
+_NONE = 1 << 62  # above every number in the outbox
 
 
 @dataclass
 class Hold:
-    """A target that refused for now: later messages to it wait, so that they do not overtake."""
+    """A target that refused for now: later messages to it wait, so that they do not overtake.
 
-    until: float
+    Only what was already in flight behind the refused one can still be taken before it.
+    """
+
+    until: float  # infinite: over, and one message probes whether the target takes messages again
     tries: int
     first_n: int  # oldest message known to wait
+    probe: str | None = None
 
 
 class Drain:
@@ -58,6 +64,9 @@ class Drain:
             unmarked = [row.key for row in rows if not row.tried]
             if unmarked:
                 still = await self._store.run(lambda db, keys=unmarked: outbox.mark_tried(db, keys))  # type: ignore[misc]
+                for row in rows:
+                    if not row.tried and row.key not in still:
+                        self._withdrawn(row)
                 rows = [row for row in rows if row.tried or row.key in still]
             for row in rows:
                 if self._is_held(row):
@@ -101,7 +110,7 @@ class Drain:
 
     async def _wait(self) -> None:
         self._queued.clear()
-        ends = [hold.until for hold in self._held.values() if hold.until < float("inf")]
+        ends = [hold.until for hold in self._held.values() if hold.until < _OVER]
         try:
             async with asyncio.timeout_at(min(ends) if ends else None):
                 await self._queued.wait()
@@ -133,11 +142,11 @@ class Drain:
         self._flying.pop(row.key, None)
         self._room.set()
         hold = self._held.get(row.target)
-        now = self._loop.time()
-        if hold is None or hold.until == float("inf"):
+        if hold is None or hold.until == _OVER:
             tries = hold.tries + 1 if hold else 0
             pause = max(self._jitter(min(RETRY_S_MAX, 2.0**tries)), error.retry_after_ms / 1000)
-            hold = self._held[row.target] = Hold(now + pause, tries, row.n)
+            first_n = hold.first_n if hold else row.n
+            hold = self._held[row.target] = Hold(self._loop.time() + pause, tries, first_n)
         hold.first_n = min(hold.first_n, row.n)
         self._queued.set()  # the wait has an end now
 
@@ -145,24 +154,39 @@ class Drain:
         hold = self._held.get(target)
         if hold is None:
             return
-        if hold.until == float("inf"):
+        if hold.until == _OVER:
             del self._held[target]
+            self._rewind(hold)
         else:
-            hold.until = self._loop.time()  # what it held back goes now
-            self._queued.set()
+            hold.until = self._loop.time()  # one that was in flight got through: probe now
+        self._queued.set()
 
     def _is_held(self, row: Row) -> bool:
+        """Whether a message has to wait. Once a hold is over the first to ask becomes the probe."""
         hold = self._held.get(row.target)
-        if hold is None or hold.until == float("inf"):
+        if hold is None:
+            return False
+        if hold.until == _OVER and hold.probe in (None, row.key):
+            hold.probe = row.key
             return False
         hold.first_n = min(hold.first_n, row.n)
         return True
+
+    def _withdrawn(self, row: Row) -> None:
+        """It will not probe after all."""
+        hold = self._held.get(row.target)
+        if hold is not None and hold.probe == row.key:
+            hold.until, hold.probe = self._loop.time(), None
 
     def _release(self) -> None:
         """Holds that are over: read the outbox again from their oldest message."""
         now = self._loop.time()
         for hold in self._held.values():
             if hold.until <= now:
-                hold.until = float("inf")  # being tried; kept, so that another refusal waits longer
-                self._last_n = min(self._last_n, hold.first_n - 1)
-                self._behind = self._missed = True
+                self._rewind(hold)
+                hold.until, hold.first_n = _OVER, _NONE
+
+    def _rewind(self, hold: Hold) -> None:
+        if hold.first_n < _NONE:
+            self._last_n = min(self._last_n, hold.first_n - 1)
+            self._behind = self._missed = True

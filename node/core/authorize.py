@@ -1,6 +1,6 @@
 """The one place that says who may do what. Default deny: an operation that is not named here is refused."""
 
-from federation.ids import User
+from federation.ids import User, direct_conversation
 from node.api import ApiError
 from node.core import rows
 from node.core.context import Context
@@ -31,6 +31,9 @@ def _send(view: View, context: Context, actor: str, other: User) -> None:
         box = view.get(rows.Mailbox, other.local)
         if box is not None and box.items >= context.mailbox_items_max:
             raise ApiError("mailbox_full", f"the mailbox of {other.local}@{context.name} is full")
+        theirs = view.get(rows.Standing, direct_conversation(User(context.node, actor), other), other.local)
+        if theirs is not None and theirs.state == "declined" and other.local != actor:
+            raise ApiError("declined", f"{other.local}@{context.name} does not take messages from you")
         return
     peer = view.get(rows.Peer, other.node)
     if peer is None:

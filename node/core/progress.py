@@ -1,6 +1,6 @@
 """Sent, delivered, read: watermarks that only rise, and how the other side learns of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from federation import wire
@@ -40,7 +40,9 @@ class Acknowledge:
             yield rows.LogHead, (key,)
             yield rows.Receipt, (key, context.node, self.local)
             yield rows.Standing, (seen.log.conversation, self.local)
-            if seen.log.origin != context.node:
+            if seen.log.origin == context.node:
+                yield rows.Conversation, (seen.log.conversation,)
+            else:
                 notices = notice_conversation(context.node, seen.log.origin)
                 yield from log.append_keys(context, notices, (User(seen.log.origin, ""),))
 
@@ -49,6 +51,8 @@ class Acknowledge:
         device = view.get(rows.Device, self.device)
         if device is not None and self.position > device.acked:
             view.put(device._replace(acked=self.position, seen_ms=context.now_ms))
+        own = (view.get(rows.Conversation, s.log.conversation) for s in self.seen if s.log.origin == context.node)
+        view.want(*_mailboxes(context, own))
         marks = [mark for seen in self.seen if (mark := _progress(view, context, self.local, seen))]
         if marks:
             conversation = self.seen[0].log.conversation
@@ -78,6 +82,12 @@ def _progress(view: View, context: Context, local: str, seen: Seen) -> api.Mark 
         tell(view, context, head, receipt)
     moved = read > (old.read if old else 0)
     return api.Mark(to_text(head.origin), to_text(head.incarnation), read) if moved else None
+
+
+def _mailboxes(context: Context, conversations: Iterable[rows.Conversation | None]) -> list[Key]:
+    """The local members' mailboxes: asked for together, since a round per conversation would be too many."""
+    people = {member for row in conversations if row is not None for member in log.members(row)}
+    return [(rows.Mailbox, (user.local,)) for user in people if user.node == context.node]
 
 
 def tell(view: View, context: Context, head: rows.LogHead, receipt: rows.Receipt) -> None:
@@ -115,14 +125,21 @@ class CloseNotices:
                 log.queue(view, peer, event.header.log.key, event.header.seq)
 
 
-def receipts_arrived(view: View, context: Context, peer: bytes, receipts: tuple[wire.Receipt, ...]) -> None:
-    """A peer's word about its own users only, clamped to what our log has (PROTOCOL.md 6.2)."""
+def want_receipts(view: View, context: Context, peer: bytes, receipts: Sequence[wire.Receipt]) -> list[bytes]:
+    """Ask for all that `receipts_arrived` will read, in two rounds however many there are; the keys of their logs."""
     logs = [Log(r.conversation, context.node, r.incarnation).key for r in receipts]
     view.want(
         *((rows.LogHead, (key,)) for key in logs),
         *((rows.Conversation, (r.conversation,)) for r in receipts),
         *((rows.Receipt, (key, peer, r.member)) for key, r in zip(logs, receipts, strict=True)),
     )
+    view.want(*_mailboxes(context, (view.get(rows.Conversation, r.conversation) for r in receipts)))
+    return logs
+
+
+def receipts_arrived(view: View, context: Context, peer: bytes, receipts: tuple[wire.Receipt, ...]) -> None:
+    """A peer's word about its own users only, clamped to what our log has (PROTOCOL.md 6.2)."""
+    logs = want_receipts(view, context, peer, receipts)
     for key, r in zip(logs, receipts, strict=True):
         head, conversation = view.get(rows.LogHead, key), view.get(rows.Conversation, r.conversation)
         if head is None or conversation is None or User(peer, r.member) not in log.members(conversation):
@@ -167,11 +184,15 @@ class PeerAcked:
             view.put(outbound._replace(acked=acked))
             log.waits(view, self.peer, outbound.acked - acked)
         refused = [v for v in self.ack.verdicts if v.verdict == "refused" and v.seq <= acked]
-        for member in log.members(conversation) if conversation.kind == "direct" else ():
-            if member.node == self.peer:
-                for verdict in refused:
-                    fail(view, context, key, verdict.seq, member, verdict.code, verdict.reason)
-                self._sent(view, context, head, member, acked)
+        there = [m for m in log.members(conversation) if m.node == self.peer and conversation.kind == "direct"]
+        view.want(
+            *((rows.StoredEvent, (key, v.seq)) for v in refused),
+            *((rows.Failed, (key, v.seq, *member)) for v in refused for member in there),
+        )
+        for member in there:
+            for verdict in refused:
+                fail(view, context, key, verdict.seq, member, verdict.code, verdict.reason)
+            self._sent(view, context, head, member, acked)
         return acked
 
     def _sent(self, view: View, context: Context, head: rows.LogHead, member: User, acked: int) -> None:

@@ -16,11 +16,11 @@ from federation.event import (
     stamp_ms,
 )
 from federation.identity import check_chain, decode_chain
-from federation.ids import Log, User, direct_conversation, notice_conversation
-from federation.wire import LogAck, Segment, Verdict, decode_notices
+from federation.ids import Log, User, digest, direct_conversation, notice_conversation
+from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.core import log, rows
 from node.core.context import FUTURE_MS_MAX, Context
-from node.core.progress import receipts_arrived
+from node.core.progress import receipts_arrived, want_receipts
 from node.core.view import Key, View
 
 
@@ -66,13 +66,14 @@ class Receive:
         if peer is None or peer.state not in ("accepted", "open"):
             verdicts.append(Verdict(self.segment.first, "later", "not_accepted", "not accepted here yet"))
             return self._ack(view, verdicts)
+        self._want(view, context)
         key = check_chain(decode_chain(peer.chain)).key
         for number, signed in enumerate(self.segment.events):
             head = view.get(rows.LogHead, self._log.key)
             known = head.seq if head else 0
             seq = self.segment.first + number
             if seq <= known:
-                self._repeat(view, context, seq, signed)
+                verdicts += self._repeat(view, context, seq, signed)
                 continue
             try:
                 if seq > known + 1:
@@ -86,6 +87,22 @@ class Receive:
                 verdicts.append(Verdict(seq, "refused", error.code, str(error)[:200]))
                 self._remember(view, context, signed, seq, error.code)
         return self._ack(view, verdicts)
+
+    def _want(self, view: View, context: Context) -> None:
+        """Ask at once for what each event would ask for alone: what is a repeat, and what notices are about."""
+        log_, first = self._log.key, self.segment.first
+        head = view.get(rows.LogHead, log_)
+        upto = min(head.seq if head else 0, first + len(self.segment.events) - 1)
+        view.want(*((rows.StoredEvent, (log_, seq)) for seq in range(first, upto + 1)))
+        if self.segment.conversation != notice_conversation(context.node, self.peer):
+            return
+        receipts: list[Receipt] = []
+        for signed in self.segment.events[max(0, upto + 1 - first) :]:
+            try:
+                receipts += decode_notices(signed.body or b"").receipts
+            except ProtocolError:
+                continue  # refused below
+        want_receipts(view, context, self.peer, receipts)
 
     def _ack(self, view: View, verdicts: list[Verdict]) -> LogAck:
         head = view.get(rows.LogHead, self._log.key)
@@ -155,18 +172,26 @@ class Receive:
         except ProtocolError:
             stamp = 0
         event = event_id(signed.header)
+        # Under an id of its own: whoever replays another's event here must not occupy that event's id.
+        place = digest("refused", self._log.key, seq.to_bytes(8, "big"), event)
         view.put(
             rows.StoredEvent(
-                self._log.key, seq, event, self.segment.conversation, stamp, "", b"", "refused",
+                self._log.key, seq, place, self.segment.conversation, stamp, "", b"", "refused",
                 signed.header, signed.signature, None, context.now_ms, 0, code,
             )
         )  # fmt: skip
         view.put(rows.LogHead(self._log.key, *self._log, seq, event, stamp))
 
-    def _repeat(self, view: View, context: Context, seq: int, signed: Signed) -> None:
-        """The same number again: the same event is harmless, another one proves that the origin lies (PROTOCOL.md 4.11)."""
+    def _repeat(self, view: View, context: Context, seq: int, signed: Signed) -> list[Verdict]:
+        """The same number again: the same event meets the same answer, and another one proves that the origin
+        lies (PROTOCOL.md 4.11). A refusal is said again: its first acknowledgement may have been lost."""
         stored = view.get(rows.StoredEvent, self._log.key, seq)
         other = event_id(signed.header)
-        if stored is not None and stored.event != other:
+        if stored is None:
+            return []
+        if event_id(stored.header) != other:
             view.put(rows.Evidence(other, self._log.key, seq, signed.header, signed.signature, context.now_ms))
             view.hint("evidence", self.peer)
+        elif stored.refused:
+            return [Verdict(seq, "refused", stored.refused, "refused when it was first offered")]
+        return []

@@ -11,6 +11,7 @@ from node.core.view import Command, Key, Outcome, View, decide_all
 from node.storage.schema import NAMES
 
 ROUNDS_MAX = 6  # each round loads what the one before found missing; more means a decision chases its tail
+KEYS_MAX = 4096  # in one SELECT: both databases bound the values of a statement (32766), the widest key has 4
 
 
 class Statements:
@@ -55,13 +56,13 @@ class Statements:
 
 
 def load(connection: Connection, statements: Statements, wanted: Iterable[Key], view: View) -> None:
-    """One SELECT per table for all wanted keys; a key without a row is remembered as such."""
+    """One SELECT per table for all wanted keys (a few when they are very many); a key without a row is remembered as such."""
     by_table: dict[type, list[tuple[Any, ...]]] = {}
     for row, key in wanted:
         if (row, key) not in view.loaded:
             view.loaded[row, key] = None
             by_table.setdefault(row, []).append(key)
-    for row, keys in by_table.items():
+    for row, keys in ((r, k[i : i + KEYS_MAX]) for r, k in by_table.items() for i in range(0, len(k), KEYS_MAX)):
         count = 1 << (len(keys) - 1).bit_length()
         padded = keys + [keys[-1]] * (count - len(keys))
         values = tuple(part for key in padded for part in key)

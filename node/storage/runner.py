@@ -124,8 +124,8 @@ class InlineRunner:
 
     def __init__(self, path: Path, pause: Callable[[str], Awaitable[None]]) -> None:
         self._engine = sqlite_engine(path, writer=True)
-        with self._engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA synchronous=OFF")  # crashes are simulated above the file
+        # Outside of any transaction, where the setting cannot change; crashes are simulated above the file.
+        event.listen(self._engine, "connect", lambda raw, record: raw.execute("PRAGMA synchronous=OFF"))
         self._pause = pause
 
     async def write(self, work: Work[T]) -> T:

@@ -11,7 +11,6 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    UniqueConstraint,
     text,
 )
 
@@ -75,4 +74,8 @@ Index("devices_by_token", devices.c.token_hash, unique=True)
 Index("devices_by_local", devices.c.local)
 Index("standings_by_local", standings.c.local)
 Index("logs_by_conversation", logs.c.conversation)
-TABLES[rows.Peer].append_constraint(UniqueConstraint("name", name="peers_name"))
+# Many may have no name here: strangers that call themselves what is taken.
+Index(
+    "peers_name", TABLES[rows.Peer].c.name, unique=True, sqlite_where=text("name <> ''"),
+    postgresql_where=text("name <> ''"),
+)  # fmt: skip
