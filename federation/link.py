@@ -97,7 +97,7 @@ class Link:
         self._deadline = now_ms + HELLO_DEADLINE_MS
         self._heard = self._pinged = now_ms
         self._pings = 0
-        self.sent: dict[Log, int] = {}  # highest number on its way, per log
+        self.sent: dict[Log, int] = {}  # number after which to go on, per log on its way
         self._flight: dict[Log, list[tuple[int, int]]] = {}  # (last number, bytes) per segment on its way
         self._events = self._bytes = 0
         self.paused: dict[Log, tuple[int, str]] = {}  # until when, and why
@@ -217,21 +217,25 @@ class Link:
 
     def _acked(self, ack: wire.LogAck, now_ms: int) -> list[Output]:
         log = Log(ack.conversation, ack.origin, ack.incarnation)
-        if log not in self.sent or ack.seq > self.sent[log]:
+        flight = self._flight.get(log)
+        if not flight or ack.seq > self.sent[log]:
             raise ProtocolError("bad_ack", "an acknowledgement of what was not sent", "5.3")
-        flight = self._flight.get(log, [])
-        if flight:  # one acknowledgement answers one segment, in order
-            events, size = flight.pop(0)
-            self._events -= events
-            self._bytes -= size
+        events, size = flight.pop(0)  # one acknowledgement answers one segment, in order
+        self._events -= events
+        self._bytes -= size
         later = next((v for v in ack.verdicts if v.verdict == "later"), None)
         if later is not None:
             self.paused[log] = (now_ms + LATER_MS, f"{later.code}: {later.reason}")
         if not flight:
-            self._flight.pop(log, None)
-            if ack.seq >= self.sent[log] or later is not None:
-                del self.sent[log]  # what is still unacknowledged is read again from the acknowledged number
+            del self._flight[log]
+            self.sent[log] = ack.seq  # what is still unacknowledged is read again from here
         return [Acked(ack)]
+
+    def settled(self, ack: wire.LogAck) -> None:
+        """The acknowledgement is stored: from now on the store knows where this log goes on."""
+        log = Log(ack.conversation, ack.origin, ack.incarnation)
+        if log not in self._flight and self.sent.get(log) == ack.seq:
+            del self.sent[log]
 
     def rests(self, log: Log, now_ms: int) -> bool:
         """Whether this log waits: told `later`, or an earlier run of it is still being settled."""

@@ -1,1 +1,12 @@
-"""What only one person sees: the terminal client."""
+"""What only one person sees: the terminal client.
+
+- `run`      the way in: `run_chat`, `run_demo`
+- `app`      the whole screen for one person; `demo` two people side by side
+- `pane`     joins widgets and client; `room` is what it remembers about the open conversation
+- `bridge`   the only module that calls the SDK, and the protocol it calls
+- `actions`  every key, in one table
+- `model`    decisions without a screen: order, states in words, finding; `rows` the lines of a conversation
+- `text`     the gate for everything other people wrote
+- `terminal` what old terminals send for Alt keys
+- `widgets`, `screens`
+"""

@@ -67,6 +67,7 @@ def test_kill_9_of_either_node_during_a_stream_of_2000_messages(box: Box) -> Non
         if (name := kills.get(number)) is not None:
             box.stop(name, signal.SIGKILL)
             box.serve(name)
+    sender.stdout.close()
     assert sender.wait(60) == 0
     assert len(out) == count
     got = [m["text"] for m in box.tail("bob", count)]

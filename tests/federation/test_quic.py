@@ -11,18 +11,11 @@ import pytest
 from aioquic.quic import events
 
 from federation import endpoint as endpoint_module
+from federation.credit import GAPS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, NodeQuic, configuration
+from federation.dialer import Dialer
 from federation.endpoint import Endpoint, TlsIdentity
 from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, ChannelClosed
-from federation.quic import (
-    BACKLOG_BYTES_MAX,
-    GAPS_MAX,
-    STREAM_WINDOW_BYTES,
-    STREAMS_MAX,
-    Dialer,
-    NodeQuic,
-    QuicChannel,
-    configuration,
-)
+from federation.quic import BACKLOG_BYTES_MAX, QuicChannel
 
 NODE, CLIENT = "roost-node/1", "roost-client/1"
 TLS = TlsIdentity.generate()
@@ -115,9 +108,7 @@ async def test_many_frames_share_datagrams() -> None:
         before = dialer.bytes_sent
         await channel.send(*[b"x" * 16] * 1000)
         assert len(await receive(await inbox.next(), 1000)) == 1000
-        assert (
-            dialer.bytes_sent - before < 1000 * 20 * 1.2
-        )  # 20 bytes each with its length; 1000 datagrams are 50
+        assert dialer.bytes_sent - before < 1000 * 20 * 1.2  # 20 bytes each with its length; 1000 datagrams are 50
         inbox.over.set()
 
 

@@ -1,0 +1,205 @@
+"""The outbox: nothing typed is lost, doubled or reordered, and states are true."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from node import api
+from node.client import Client, Device
+from tests.client.conftest import Open
+from tests.client.fakenode import BOB, CONVERSATION, FakeNode, message, watermark
+
+WAIT_S = 5.0
+
+
+async def _accepted(client: Client, *keys: str) -> None:
+    for key in keys:
+        assert (await client.wait(key, "accepted", WAIT_S)).state == "accepted"
+
+
+async def test_many_sends_are_pipelined_in_order(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    sent = await asyncio.gather(*(client.send(BOB, f"m{i}") for i in range(1000)))
+    assert {m.state for m in sent} == {"queued"}
+    await _accepted(client, *(m.key for m in sent))
+    assert [s.body for s in node.sends] == [f"m{i}".encode() for i in range(1000)]
+    assert [m.text for m in await client.messages(BOB, limit=1000)] == [f"m{i}" for i in range(1000)]
+
+
+async def test_an_accepted_message_has_its_place(node: FakeNode, open_client: Open) -> None:
+    client = await open_client(None)
+    key = (await client.send(BOB, "hello", key="my-key", reply_to="event-0")).key
+    done = await client.wait(key, "accepted", WAIT_S)
+    assert (done.key, done.id, done.conversation, done.seq, done.stamp) == ("my-key", "event-1", CONVERSATION, 1, 1001)
+    assert node.sends[0].target == "event-0"
+    assert [c.title for c in await client.conversations()] == [BOB]
+
+
+async def test_the_outbox_survives_a_restart_and_keeps_keys(node: FakeNode, open_client: Open) -> None:
+    node.down = True
+    client = await open_client()
+    keys = [(await client.send(BOB, f"m{i}")).key for i in range(600)]
+    await client.close()
+    node.down = False
+    again = await open_client()
+    await _accepted(again, *keys)
+    assert [s.key for s in node.sends] == keys
+    assert [s.body for s in node.sends] == [f"m{i}".encode() for i in range(600)]
+
+
+async def test_a_lost_reply_is_asked_for_again_with_the_same_key(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    node.mute = True
+    keys = [(await client.send(BOB, f"m{i}")).key for i in range(3)]
+    await node.until(lambda: len(node.sends) == 3)
+    node.mute = False
+    node.cut()
+    await _accepted(client, *keys)
+    assert [s.key for s in node.sends] == keys * 2
+    assert len(node.events) == 3
+    assert [m.id for m in await client.messages(BOB)] == ["event-1", "event-2", "event-3"]
+
+
+async def test_our_message_in_the_feed_before_its_reply_is_one_message(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    screen = client.changes()
+    node.mute = True
+    key = (await client.send(BOB, "m1")).key
+    await node.until(lambda: len(node.sends) == 1)
+    own = message(1, "m1", "alice@a.test", "dev-1", "log-a")
+    await node.push(msgspec.structs.replace(own, event="event-1"), message(1, "theirs"))
+    await node.until(lambda: 2 in node.acks)
+    node.mute = False
+    node.cut()
+    await _accepted(client, key)
+    assert [(m.key, m.id) for m in await client.messages(CONVERSATION) if m.mine] == [(key, "event-1")]
+    seen: set[str] = set()
+    while "theirs" not in seen:
+        change = await anext(screen)
+        if change.message is not None:
+            assert not change.message.mine or change.message.key == key
+            seen.add(change.message.text)
+
+
+async def test_a_typed_refusal_fails_with_its_reason(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    node.refuse = lambda send: api.ApiError("unknown_user", "b.test has no such user") if send.key == "bad" else None
+    await client.send("nobody@b.test", "x", key="bad")
+    await client.send(BOB, "y", key="good")
+    failed = await client.wait("bad", "read", WAIT_S)
+    assert (failed.state, failed.reason) == ("failed", "b.test has no such user")
+    await _accepted(client, "good")
+
+
+async def test_a_failed_message_can_be_retried(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    node.refuse = lambda send: api.ApiError("declined", "not now")
+    await client.send(BOB, "x", key="k")
+    assert (await client.wait("k", "accepted", WAIT_S)).state == "failed"
+    node.refuse = lambda send: None
+    assert (await client.retry("k")).state == "queued"
+    await _accepted(client, "k")
+    assert [s.key for s in node.sends] == ["k", "k"]
+
+
+async def test_a_temporary_refusal_is_retried_and_order_kept(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    left = [7]  # the first flight, and two probes
+
+    def refuse(send: api.Send) -> api.ApiError | None:
+        if send.to != BOB or left[0] == 0:
+            return None
+        left[0] -= 1
+        return api.ApiError("mailbox_full", "later", 1)
+
+    node.refuse = refuse
+    keys = [(await client.send(BOB, f"m{i}")).key for i in range(5)]
+    other = (await client.send("carol@b.test", "not held up")).key
+    await _accepted(client, *keys, other)
+    assert [key for key in node.events if key != other] == keys
+
+
+async def test_a_key_stands_for_one_message(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    await client.send(BOB, "x", key="k")
+    await _accepted(client, "k")
+    assert (await client.send(BOB, "x", key="k")).id == "event-1"
+    with pytest.raises(api.ApiError) as caught:
+        await client.send(BOB, "another", key="k")
+    assert caught.value.code == "conflict"
+    assert len(node.sends) == 1
+
+
+async def test_only_what_never_left_can_be_withdrawn(node: FakeNode, open_client: Open) -> None:
+    node.down = True
+    client = await open_client()
+    await client.send(BOB, "here", key="here")
+    assert await client.withdraw("here")
+    assert not await client.withdraw("here")
+    assert await client.messages(BOB) == []
+    node.down = False
+    node.mute = True
+    await client.send(BOB, "gone", key="gone")
+    await node.until(lambda: len(node.sends) == 1)
+    assert not await client.withdraw("gone")
+    assert [s.key for s in node.sends] == ["gone"]
+
+
+async def test_states_follow_watermarks(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    keys = [(await client.send(BOB, f"m{i}")).key for i in range(1, 5)]
+    await _accepted(client, *keys)
+    await node.push(watermark(sent=4))
+    assert (await client.wait(keys[3], "sent", WAIT_S)).state == "sent"
+    await node.push(watermark(sent=4, delivered=3, missing=(2,)))
+    assert (await client.wait(keys[2], "delivered", WAIT_S)).state == "delivered"
+    assert [m.state for m in await client.messages(BOB)] == ["delivered", "sent", "delivered", "sent"]
+    await node.push(watermark(sent=4, delivered=3), watermark(sent=4, delivered=3, read=1))
+    assert (await client.wait(keys[1], "delivered", WAIT_S)).state == "delivered"
+    assert (await client.wait(keys[0], "read", WAIT_S)).state == "read"
+    await node.push(api.Failure("event-4", CONVERSATION, BOB, "refused", "over their quota"), watermark(sent=4))
+    failed = await client.wait(keys[3], "read", WAIT_S)
+    assert (failed.state, failed.reason) == ("failed", "over their quota")
+    await node.push(watermark(sent=4, delivered=4, read=4))
+    await client.wait(keys[2], "read", WAIT_S)
+    assert [m.state for m in await client.messages(BOB)] == ["read", "read", "read", "failed"]
+
+
+async def test_a_watermark_before_the_reply_counts(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    screen = client.changes()
+    node.mute = True
+    key = (await client.send(BOB, "x")).key
+    await node.until(lambda: len(node.sends) == 1)
+    await node.push(watermark(sent=1, delivered=1))
+    await node.until(lambda: 1 in node.acks)
+    node.mute = False
+    node.cut()
+    assert (await client.wait(key, "delivered", WAIT_S)).state == "delivered"
+    await screen.aclose()
+
+
+async def test_waiting_ends_in_time(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    key = (await client.send(BOB, "x")).key
+    await _accepted(client, key)
+    with pytest.raises(TimeoutError):
+        await client.wait(key, "read", 0.001)
+    with pytest.raises(api.ApiError):
+        await client.wait("never seen", "read", 0.001)
+
+
+async def test_a_new_message_wakes_a_client_that_waits_to_reconnect(node: FakeNode) -> None:
+    node.down = True
+    client = await Client.open(
+        Device("alice@a.test", "dev-1"), connect=node.connect, token="secret", store=None, jitter=lambda cap: 3600.0
+    )
+    await node.until(lambda: node.dialled == 1)
+    screen = client.changes()
+    while client.lights.me != "down":
+        await anext(screen)
+    node.down = False
+    key = (await client.send(BOB, "x")).key
+    await _accepted(client, key)
+    await client.close()

@@ -1,0 +1,466 @@
+"""The shell around the link: who dials when, which link stays, how it ends. Time is a number; nothing sleeps."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from federation import memory, wire
+from federation.event import Signed
+from federation.identity import Identity, NodeKey, check_chain, new_chain
+from federation.ids import Log
+from federation.link import Settings, Standing, Us
+from federation.ports import Channel, ChannelClosed
+from federation.service import Known, Service, Waiting
+
+CAP_MS = 60_000
+CHANCE = 0.5
+WAIT_S = 5.0  # no test waits this long unless something is broken
+
+
+def us(number: int, node_order: int = 0) -> Us:
+    """Node ids are hashes, so an order among them is looked for: `node_order` picks by the first byte."""
+    for salt in itertools.count():
+        key = NodeKey(bytes([number]) * 32)
+        chain = new_chain(key, key.public, salt.to_bytes(32, "big"))
+        node = check_chain(chain).node
+        if node_order == 0 or (node[0] < 128) == (node_order < 0):
+            return Us(chain, key, node, f"n{number}.test", bytes([number]) * 16, ())
+    raise AssertionError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ms = 1_000_000
+        self._drawn = itertools.count()
+
+    def monotonic_ms(self) -> int:
+        return self.ms
+
+    def wall_ms(self) -> int:
+        return self.ms
+
+    def chance(self) -> float:
+        return CHANCE
+
+    def random(self, size: int) -> bytes:
+        return next(self._drawn).to_bytes(size, "big")
+
+
+class Host:
+    """Peers, logs and what happened, in dictionaries; `changed` is set whenever anything happens."""
+
+    def __init__(self, own: bytes) -> None:
+        self.own = own
+        self.peers: dict[bytes, Known] = {}
+        self.lights: list[tuple[bytes, str]] = []
+        self.logs: dict[Log, list[Signed]] = {}
+        self.acks: dict[Log, int] = {}
+        self.received: list[tuple[bytes, Log, int]] = []
+        self.changed = asyncio.Event()
+        self.may_commit_acks = asyncio.Event()
+        self.may_commit_acks.set()
+
+    def known(self) -> Sequence[Known]:
+        return list(self.peers.values())
+
+    async def meet(self, identity: Identity, hello: wire.Hello) -> Standing:
+        await asyncio.sleep(0)  # a real host waits for its commit
+        known = self.peers.get(identity.node)
+        return known.state if known else "pending"
+
+    async def work(self, peer: bytes) -> Sequence[Waiting]:
+        await asyncio.sleep(0)
+        return [
+            Waiting(log, self.acks.get(log, 0), ()) for log, e in self.logs.items() if len(e) > self.acks.get(log, 0)
+        ]
+
+    async def run_of(self, log: Log, after: int, limit: int) -> Sequence[Signed]:
+        await asyncio.sleep(0)
+        return self.logs[log][after : after + limit]
+
+    async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
+        await asyncio.sleep(0)
+        log = Log(segment.conversation, segment.origin, segment.incarnation)
+        self.received += [(peer, log, segment.first + i) for i in range(len(segment.events))]
+        self.changed.set()
+        return wire.LogAck(*log, segment.first + len(segment.events) - 1)
+
+    async def acked(self, peer: bytes, ack: wire.LogAck) -> None:
+        await self.may_commit_acks.wait()
+        self.acks[Log(ack.conversation, ack.origin, ack.incarnation)] = ack.seq
+        self.changed.set()
+
+    def light(self, peer: bytes, state: str, since_ms: int) -> None:
+        self.lights.append((peer, state))
+        self.changed.set()
+
+    async def until(self, true: Callable[[], object]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not true():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+Rule = Callable[[], Awaitable[None]]
+
+
+class Net:
+    """Nodes on memory channels. `rules[name]` runs before a call to that name goes through, and may refuse it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.nodes: dict[str, Node] = {}
+        self.rules: dict[str, Rule] = {}
+        self.accepting: set[asyncio.Task[None]] = set()
+        self.pairs: list[tuple[memory.MemoryChannel, memory.MemoryChannel]] = []
+
+    def node(self, who: Us) -> "Node":
+        node = self.nodes[who.name] = Node(self, who)
+        return node
+
+    async def dial(self, address: str, timeout: float) -> Channel:
+        name = address.partition(":")[0]
+        if name in self.rules:
+            await self.rules[name]()
+        ours, theirs = memory.pair()
+        self.pairs.append((ours, theirs))
+        self.accepting.add(asyncio.ensure_future(self.nodes[name].service.accept(theirs)))
+        return ours
+
+    @property
+    def serving(self) -> int:
+        return sum(not task.done() for task in self.accepting)
+
+
+class Node:
+    def __init__(self, net: Net, who: Us) -> None:
+        self.us, self.id = who, who.node
+        self.host = Host(who.node)
+        self.service = Service(who, self.host, net.clock, net.dial, Settings(), CAP_MS)
+
+    def knows(self, other: "Node", state: Standing = "accepted", dials: bool = True) -> None:
+        addresses = (f"{other.us.name}:7701",) if dials else ()
+        self.host.peers[other.id] = Known(other.id, other.us.name, state, addresses)
+
+    def up(self, other: "Node") -> bool:
+        link = self.service.links.get(other.id)
+        return link is not None and link.state.up
+
+    async def until_up(self, other: "Node") -> None:
+        await self.host.until(lambda: self.up(other))
+
+
+@asynccontextmanager
+async def running(net: Net) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(node.service.run()) for node in net.nodes.values()]
+    try:
+        yield
+    finally:
+        for node in net.nodes.values():
+            await node.service.stop()
+        for task in [*tasks, *net.accepting]:
+            task.cancel()
+        await asyncio.gather(*tasks, *net.accepting, return_exceptions=True)
+
+
+async def quiet() -> None:
+    """Let everything that can run without time passing run."""
+    for _ in range(300):
+        await asyncio.sleep(0)
+
+
+def events(count: int, body_bytes: int = 20) -> list[Signed]:
+    return [Signed(b"h%d" % i, bytes(64), b"x" * body_bytes) for i in range(count)]
+
+
+def log_of(node: Node, number: int = 0) -> Log:
+    return Log(bytes([number]) * 32, node.id, node.us.incarnation)
+
+
+async def test_a_dialled_link_carries_events_and_their_acknowledgements() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    a.host.logs[log_of(a)] = events(3)
+    async with running(net):
+        await a.host.until(lambda: a.host.acks.get(log_of(a)) == 3)
+        assert b.up(a)
+        assert b.host.received == [(a.id, log_of(a), n) for n in (1, 2, 3)]
+        b.host.logs[log_of(b)] = events(2)
+        b.service.poke(a.id)
+        await b.host.until(lambda: b.host.acks.get(log_of(b)) == 2)
+        assert a.host.received == [(b.id, log_of(b), n) for n in (1, 2)]
+        assert ("up" in [state for _, state in a.host.lights], len(net.pairs)) == (True, 1)
+
+
+async def test_more_than_a_frame_and_a_window_of_work_arrives_once_and_whole() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    for number in range(12):
+        a.host.logs[log_of(a, number)] = events(14, 60_000)  # 840 kB a log, 10 MB in all
+    async with running(net):
+        await a.host.until(lambda: len(a.host.acks) == 12 and set(a.host.acks.values()) == {14})
+    assert len(net.pairs) == 1
+    assert sorted(b.host.received) == [(a.id, log_of(a, n), s) for n in range(12) for s in range(1, 15)]
+
+
+async def test_what_was_acknowledged_is_not_sent_again_while_the_acknowledgement_is_stored() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    a.host.may_commit_acks.clear()
+    a.host.logs[log_of(a)] = events(3)
+    async with running(net):
+        await b.host.until(lambda: b.host.received)
+        await quiet()
+        a.host.logs[log_of(a)] += events(1)
+        a.service.poke(b.id)
+        await quiet()
+        a.host.may_commit_acks.set()
+        await a.host.until(lambda: a.host.acks.get(log_of(a)) == 4)
+        await quiet()
+    assert [seq for _, _, seq in b.host.received] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("smaller", [0, 1])
+@pytest.mark.parametrize("first", [0, 1, None], ids=["a first", "b first", "together"])
+async def test_of_two_calls_at_once_one_link_stays_on_both_sides(smaller: int, first: int | None) -> None:
+    net = Net()
+    a, b = net.node(us(1, 1 if smaller else -1)), net.node(us(2, -1 if smaller else 1))
+    a.knows(b)
+    b.knows(a)
+    begun, gates = asyncio.Barrier(2), {a: asyncio.Event(), b: asyncio.Event()}
+
+    def rule(caller: Node) -> Rule:
+        async def wait() -> None:
+            if len(net.pairs) < 2:
+                await begun.wait()
+                await gates[caller].wait()
+
+        return wait
+
+    net.rules = {b.us.name: rule(a), a.us.name: rule(b)}
+    async with running(net):
+        for node in ((a, b) if first == 0 else (b, a)) if first is not None else ():
+            gates[node].set()
+            await quiet()
+        for gate in gates.values():
+            gate.set()
+        await a.host.until(lambda: len(net.pairs) == 2)
+        await quiet()
+        assert len(net.pairs) == 2  # nobody had to call again
+        assert net.serving == 1
+        assert a.up(b)
+        assert b.up(a)
+        dialler, called = (b, a) if smaller else (a, b)
+        assert dialler.service.links[called.id].state.dialled
+        assert not called.service.links[dialler.id].state.dialled
+        a.host.logs[log_of(a)] = events(1)
+        a.service.poke(b.id)
+        await a.host.until(lambda: a.host.acks.get(log_of(a)) == 1)
+
+
+async def test_a_peer_that_restarted_replaces_its_old_link() -> None:
+    net = Net()
+    low, high = us(1, -1), us(2, 1)
+    a, b = net.node(low), net.node(high)
+    a.knows(b)
+    b.knows(a, dials=False)
+    async with running(net):
+        await a.until_up(b)
+        again = net.node(high._replace(incarnation=b"n" * 16))  # a calls b, and the smaller id's calls win
+        again.knows(a)
+        restarted = asyncio.ensure_future(again.service.run())
+        await again.until_up(a)
+        await quiet()
+        assert a.up(again)
+        assert not a.service.links[b.id].state.dialled
+        await again.service.stop()
+        restarted.cancel()
+        await asyncio.gather(restarted, return_exceptions=True)
+
+
+class Deaf:
+    """A rule under which nobody answers; counts the calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def __call__(self) -> None:
+        self.calls += 1
+        raise ChannelClosed("no answer")
+
+
+async def fail(net: Net, node: Node, peer: Node, failures: int) -> int:
+    """Wait for one more failed call; returns the wait it brought, and lets it pass."""
+    await node.host.until(
+        lambda: peer.id in node.service.backoffs and node.service.backoffs[peer.id].failures == failures
+    )
+    wait_ms = node.service.backoffs[peer.id].next_ms - net.clock.ms
+    net.clock.ms += wait_ms
+    return wait_ms
+
+
+async def test_the_back_off_grows_to_its_cap_and_is_waited_out() -> None:
+    net, deaf = Net(), Deaf()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    net.rules[b.us.name] = deaf
+    async with running(net):
+        for failures in range(1, 11):
+            waited_ms = await fail(net, a, b, failures)
+            ceiling = min(CAP_MS, 1000 << (failures - 1))
+            assert waited_ms == int(ceiling * (0.1 + 0.9 * CHANCE))
+            net.clock.ms -= 1
+            a.service.poke(b.id)
+            await quiet()
+            assert deaf.calls == failures  # not a ms too early
+            net.clock.ms += 1
+            a.service.poke(b.id)
+        assert "no answer" in a.service.backoffs[b.id].reason
+
+
+async def test_a_call_from_the_peer_resets_the_back_off_and_stops_our_calls() -> None:
+    net, deaf = Net(), Deaf()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    net.rules[b.us.name] = deaf
+    async with running(net):
+        for failures in range(1, 6):
+            await fail(net, a, b, failures)
+            a.service.poke(b.id)
+        await a.host.until(lambda: a.service.backoffs[b.id].failures == 6)
+        b.knows(a)
+        b.service.peers_changed()
+        await a.until_up(b)
+        assert a.service.backoffs[b.id].failures == 0
+        assert a.service.backoffs[b.id].next_ms == 0
+        before = deaf.calls
+        net.clock.ms += CAP_MS
+        a.service.poke(b.id)
+        a.service._wake.set()
+        await quiet()
+        assert deaf.calls == before
+
+
+async def test_a_peer_that_blocks_us_is_called_ever_less_often() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, "blocked")
+    async with running(net):
+        waits = []
+        for failures in range(1, 9):
+            waits.append(await fail(net, a, b, failures))
+            a.service.poke(b.id)
+        assert waits[-1] == int(CAP_MS * (0.1 + 0.9 * CHANCE))
+        assert "does not link" in a.service.backoffs[b.id].reason
+
+
+async def test_an_administrators_change_does_not_wait_out_the_back_off() -> None:
+    net, deaf = Net(), Deaf()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    net.rules[b.us.name] = deaf
+    async with running(net):
+        await a.host.until(lambda: deaf.calls and a.service.backoffs[b.id].failures)
+        del net.rules[b.us.name]
+        a.service.peers_changed()
+        await a.until_up(b)
+
+
+async def test_an_acceptance_brings_a_waiting_link_up() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    async with running(net):
+        await b.host.until(lambda: a.id in b.service.links)
+        await quiet()
+        assert not a.up(b)
+        b.knows(a, dials=False)
+        b.service.peers_changed()
+        await a.until_up(b)
+        assert len(net.pairs) == 1
+
+
+async def test_blocking_a_peer_closes_its_link_at_once() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b, dials=False)
+    b.knows(a)
+    async with running(net):
+        await b.until_up(a)
+        a.knows(b, "blocked")
+        a.service.peers_changed()
+        await b.host.until(lambda: b.host.lights[-1] == (a.id, "down"))
+        await quiet()
+        assert not a.service.links
+        assert not b.service.links
+        assert net.serving == 0
+        assert "does not link" in b.service.backoffs[a.id].reason
+
+
+async def test_a_cut_link_is_dialled_again() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    async with running(net):
+        await a.until_up(b)
+        net.pairs[0][0].cut()
+        await fail(net, a, b, 1)
+        assert "connection lost" in a.service.backoffs[b.id].reason
+        a.service.poke(b.id)
+        await a.until_up(b)
+        assert len(net.pairs) == 2
+
+
+async def test_stop_says_goodbye_and_leaves_nothing_behind() -> None:
+    net = Net()
+    a, b, c = net.node(us(1)), net.node(us(2)), net.node(us(3))
+    a.knows(c)  # a link that a dialled and one that it was called on
+    a.knows(b)
+    b.knows(a)
+    c.knows(a, dials=False)
+
+    async def a_does_not_get_through() -> None:
+        raise ChannelClosed("no way")
+
+    net.rules[b.us.name] = a_does_not_get_through
+    before = asyncio.all_tasks()
+    runs = [asyncio.ensure_future(n.service.run()) for n in (a, b, c)]
+    await a.until_up(b)
+    await a.until_up(c)
+    calls = len(net.pairs)
+    net.rules[a.us.name] = Deaf()
+    await a.service.stop()
+    await b.host.until(lambda: a.id not in b.service.links)
+    await c.host.until(lambda: a.id not in c.service.links)
+    await b.host.until(lambda: b.service.backoffs[a.id].failures)
+    assert "this node is stopping" in b.service.backoffs[a.id].reason
+    a.service.peers_changed()  # a hint that comes too late
+    a.service.poke(b.id)
+    await quiet()
+    assert len(net.pairs) == calls  # a node that stops calls nobody
+    assert not a.service.links
+    ours, theirs = memory.pair()
+    await a.service.accept(theirs)  # and takes no call
+    with pytest.raises(ChannelClosed):
+        while await ours.recv():
+            pass
+        await ours.send(b"")
+    for task in runs[1:]:
+        task.cancel()
+    await asyncio.gather(*runs, return_exceptions=True)
+    await asyncio.gather(b.service.stop(), c.service.stop())
+    await asyncio.gather(*net.accepting)
+    assert asyncio.all_tasks() == before

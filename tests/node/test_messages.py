@@ -1,0 +1,154 @@
+"""One node: what a send answers, who gets it, what its sender sees."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.ids import to_text
+from node import api
+from node.api import ApiError
+from node.config import Limits
+from node.node import Node
+from tests.node.helpers import Client, config, connect, stranger
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with Node.open(config(tmp_path, limits=Limits(mailbox_messages=100))) as node:
+        for name in ("alice", "ann"):
+            await node.create_user(name, "pw")
+        yield node
+
+
+async def refused(client: Client, request: Any, /, *args: object, **named: object) -> str:
+    with pytest.raises(ApiError) as error:
+        await client.ask(request, *args, **named)
+    return error.value.code
+
+
+async def test_local_message_goes_from_accepted_to_read(node: Node) -> None:
+    alice, ann = await connect(node, "alice"), await stranger(node)
+    sent = await alice.send("ann@a.test", b"hi")
+    assert (await alice.ask(api.GetState, sent.event)).to[0].state == "sent"
+    await ann.login("ann")
+    await ann.auth()
+    got = await ann.message(b"hi")
+    assert (got.event, got.sender, got.seq) == (sent.event, "alice@a.test", 1)
+    assert (await alice.state(sent.event, "delivered")).address == "ann@a.test"
+    await ann.ask(api.Read, sent.conversation, (api.Mark(sent.origin, sent.log, sent.seq),))
+    assert (await alice.state(sent.event, "read")).at > 0
+    mark = await alice.item(lambda i: isinstance(i, api.Watermark) and i.read == 1)
+    assert (mark.member, mark.delivered, mark.sent) == ("ann@a.test", 1, 1)
+    (shown,) = (await alice.ask(api.GetHistory, "ann@a.test")).messages
+    assert (shown.event, shown.state) == (sent.event, "read")
+
+
+async def test_a_repeat_gets_the_same_answer_and_another_message_a_conflict(node: Node) -> None:
+    alice = await connect(node, "alice")
+    first = await alice.send("ann@a.test", b"hi", key="one")
+    assert await alice.send("ann@a.test", b"hi", key="one") == first
+    assert await refused(alice, api.Send, "one", "ann@a.test", b"ho") == "conflict"
+    assert await refused(alice, api.Send, "one", "alice@a.test", b"hi") == "conflict"
+    assert len((await alice.ask(api.GetHistory, "ann@a.test")).messages) == 1
+    other = await connect(node, "alice")  # a key belongs to a device
+    assert (await other.send("ann@a.test", b"hi", key="one")).event != first.event
+
+
+async def test_repeat_is_answered_after_a_restart(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    async with Node.open(settings) as node:
+        for name in ("alice", "ann"):
+            await node.create_user(name, "pw")
+        alice = await connect(node, "alice")
+        first = await alice.send("ann@a.test", b"hi", key="one")
+    async with Node.open(settings) as node:
+        back = await stranger(node)
+        back.token = alice.token
+        await back.auth()
+        assert await back.send("ann@a.test", b"hi", key="one") == first
+        second = await back.send("ann@a.test", b"more")
+        assert (second.seq, second.log != first.log) == (1, True)  # a new process life writes a log of its own
+
+
+async def test_note_to_self(node: Node) -> None:
+    alice = await connect(node, "alice")
+    sent = await alice.send("alice@a.test", b"remember")
+    assert (await alice.message(b"remember")).event == sent.event
+    (to,) = (await alice.ask(api.GetState, sent.event)).to
+    assert to.address == "alice@a.test"
+    assert [m.body for m in (await alice.ask(api.GetHistory, "alice@a.test")).messages] == [b"remember"]
+    assert len([i for i in alice.items if isinstance(i, api.Message)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "code"),
+    [
+        ("nobody@a.test", "unknown_user"),
+        ("bob@nowhere.test", "unknown_node"),
+        ("not an address@", "bad_request"),
+        (to_text(b"?" * 32), "not_found"),
+        ("short", "bad_request"),
+    ],
+)
+async def test_wrong_addresses_say_which_part_is_wrong(node: Node, to: str, code: str) -> None:
+    alice = await connect(node, "alice")
+    assert await refused(alice, api.Send, "k", to, b"x") == code
+
+
+async def test_other_kinds_and_formats_are_refused(node: Node) -> None:
+    alice = await connect(node, "alice")
+    assert await refused(alice, api.Send, "k", "ann@a.test", b"x", kind="notices") == "bad_request"
+    assert await refused(alice, api.Send, "k", "ann@a.test", b"x", format="zip") == "bad_request"
+
+
+async def test_nothing_is_shown_to_people_outside_the_conversation(node: Node) -> None:
+    await node.create_user("eve", "pw")
+    alice, eve = await connect(node, "alice"), await connect(node, "eve")
+    sent = await alice.send("ann@a.test", b"secret")
+    missing = to_text(b"?" * 32)
+    for request in (api.GetState, api.GetWhy):
+        assert await refused(eve, request, sent.event) == await refused(eve, request, missing) == "not_found"
+    assert (await eve.ask(api.GetHistory, sent.conversation)).messages == ()
+    assert await refused(eve, api.Send, "k", sent.conversation, b"x") == "not_found"
+    mark = api.Mark(sent.origin, sent.log, 1)
+    assert await refused(eve, api.Read, sent.conversation, (mark,)) == "not_found"
+
+
+async def test_mailbox_full(node: Node) -> None:
+    alice = await connect(node, "alice")
+    numbers = [await alice.post(api.Send, f"k{n}", "ann@a.test", b"x") for n in range(100)]
+    for number in numbers:
+        await alice.answer(number)
+    assert await refused(alice, api.Send, "over", "ann@a.test", b"x") == "mailbox_full"
+    assert api.CODES["mailbox_full"][0], "it can be tried again"
+    assert len((await alice.ask(api.GetHistory, "ann@a.test")).messages) == 100
+
+
+async def test_requests_give_no_receipts_until_accepted(node: Node) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    await ann.ask(api.SetProfile, requests="everyone")
+    sent = await alice.send("ann@a.test", b"may I?")
+    await ann.message(b"may I?")
+    await ann.ask(api.Read, sent.conversation, (api.Mark(sent.origin, sent.log, sent.seq),))
+    (asked,) = (await ann.ask(api.GetConversations, requests_only=True)).conversations
+    assert (asked.other, asked.state) == ("alice@a.test", "request")
+    assert (await alice.ask(api.GetState, sent.event)).to[0].state == "sent"
+    assert (await alice.ask(api.GetHistory, "ann@a.test")).messages[0].state == "sent"
+    assert "read" not in (await alice.ask(api.GetWhy, sent.event)).summary
+    await ann.ask(api.Accept, asked.conversation)
+    await alice.state(sent.event, "read")
+    assert not (await ann.ask(api.GetConversations, requests_only=True)).conversations
+
+
+async def test_a_declined_sender_is_told(node: Node) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    await ann.ask(api.SetProfile, requests="everyone")
+    sent = await alice.send("ann@a.test", b"may I?")
+    await ann.ask(api.Decline, sent.conversation)
+    assert await refused(alice, api.Send, "k", "ann@a.test", b"please") == "declined"
+    assert (await alice.ask(api.GetState, sent.event)).to[0].state == "sent"
+    await ann.ask(api.Accept, sent.conversation)  # and may change their mind
+    await alice.send("ann@a.test", b"thanks")
+    await ann.message(b"thanks")

@@ -1,0 +1,107 @@
+"""Builds that are wrong on purpose: a simulator that cannot tell them from the good one proves nothing."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from federation.event import read_event
+from node.core import log, rows
+from node.core.receive import Receive
+from node.core.send import Send
+from node.storage.runner import InlineRunner
+
+EARLY_S = 0.5  # how long the early runner lets a transaction lie
+
+
+class EarlyRunner(InlineRunner):
+    """Answers before it commits: what was promised in the last moments dies with the process."""
+
+    _open: Any = None
+    _timer: Any = None
+
+    async def write(self, work: Callable[[Any], Any]) -> Any:
+        await self._pause("before commit")
+        if self._open is None:
+            self._open = self._engine.connect()
+            self._open.begin()
+            self._timer = asyncio.get_running_loop().call_later(EARLY_S, self._commit)
+        result = work(self._open)
+        await self._pause("after commit")
+        return result
+
+    async def read(self, work: Callable[[Any], Any]) -> Any:
+        await self._pause("read")
+        if self._open is not None:
+            return work(self._open)
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def _commit(self) -> None:
+        if self._open is not None:
+            self._open.commit()
+            self._open.close()
+            self._open = None
+
+    async def close(self) -> None:
+        if self._open is not None:
+            self._timer.cancel()
+            self._open.rollback()
+            self._open.close()
+        await super().close()
+
+
+def _redeliver(self: Receive, view: Any, context: Any, seq: int, signed: Any) -> Any:
+    """In place of `Receive._repeat`: what came again is new again."""
+    local = self._local(context)
+    if local and view.get(rows.Conversation, self.segment.conversation) is not None:
+        log.deliver(view, context, read_event(signed), local)
+    return []
+
+
+@contextmanager
+def acknowledges_before_commit() -> Iterator[Any]:
+    yield EarlyRunner
+
+
+@contextmanager
+def dedupe_off() -> Iterator[Any]:
+    with patch.object(Receive, "_repeat", _redeliver):
+        yield InlineRunner
+
+
+@contextmanager
+def high_water_mark_not_stored() -> Iterator[Any]:
+    """A peer's event is kept, and how far its log is here is not."""
+    real = log.store
+
+    def store(view: Any, context: Any, event: Any, *args: Any, **named: Any) -> None:
+        head = view.get(rows.LogHead, event.header.log.key)
+        real(view, context, event, *args, **named)
+        if event.header.origin != context.node and head is not None:
+            view.put(head)
+
+    with patch.object(log, "store", store):
+        yield InlineRunner
+
+
+@contextmanager
+def idempotency_ignored() -> Iterator[Any]:
+    """A retry with the same key is a new message."""
+    real = Send.decide
+
+    def decide(self: Send, view: Any, context: Any) -> Any:
+        if view.get(rows.SentKey, self.device, self.key) is None:
+            return real(self, view, context)
+        return real(replace(self, key=f"{self.key} again at {context.now_ms}"), view, context)
+
+    with patch.object(Send, "decide", decide):
+        yield InlineRunner
+
+
+BUILDS = {
+    build.__name__: build
+    for build in (acknowledges_before_commit, dedupe_off, high_water_mark_not_stored, idempotency_ignored)
+}

@@ -1,0 +1,180 @@
+"""One simulated machine: a database file that stays, and node lives that come and go on it."""
+
+import asyncio
+from contextvars import Context, copy_context
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from federation.ports import Channel, ChannelClosed
+from node import keys
+from node.config import Config, Link
+from node.core.peers import ChangePeer
+from node.node import Node
+from node.storage.migrate import migrate
+from node.storage.runner import InlineRunner
+from tests.sim.loop import OWNER, SimSystem
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+_template: list[bytes] = []
+
+
+def template(folder: Path) -> bytes:
+    """A migrated, empty database; made once per process."""
+    if not _template:
+
+        async def pause(point: str) -> None: ...
+
+        async def make() -> None:
+            runner = InlineRunner(folder / "template.db", pause)
+            await runner.write(migrate)
+            await runner.close()
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(make())
+        loop.close()
+        _template.append((folder / "template.db").read_bytes())
+    return _template[0]
+
+
+class Life:
+    """One process life of a node: everything that must vanish when the process dies."""
+
+    def __init__(self, host: "Host", world: "World") -> None:
+        self.host, self.world = host, world
+        self.tasks: set[Any] = set()
+        self.dead = self.up = False
+        self.ended = asyncio.Event()
+        self.armed: tuple[str, int] | None = None
+        self.context: Context = copy_context()
+        self.context.run(OWNER.set, self)
+        self.runner = world.runner_type(host.folder / "roost.db", self.pause)
+        config = Config(name=host.name, data_dir=str(host.folder), advertise=(host.address,), link=host.link)
+        self.node: Node = self.context.run(Node, config, host.keys, host.system, self.runner)
+
+    def adopt(self, task: Any) -> None:
+        if self.dead:
+            task.cancel()
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def spawn(self, work: Any) -> Any:
+        return self.world.loop.create_task(work, context=self.context)
+
+    async def start(self) -> None:
+        await self.node.start(self.world.net.dialler(self.host, self))
+        self._watch("receive", "received")
+        self._watch("acked", "acknowledged")
+        self.node.own(self.node.service.run(), "federation")
+        self.up = True
+
+    def _watch(self, call: str, point: str) -> None:
+        """Crash points that the store does not see: stored and not acknowledged; acknowledged and not forgotten."""
+        real = getattr(self.node.host, call)
+
+        async def watched(*args: Any) -> Any:
+            if point == "acknowledged":
+                await self.reach(point)
+            result = await real(*args)
+            if point == "received":
+                await self.reach(point)
+            return result
+
+        setattr(self.node.host, call, watched)
+
+    async def pause(self, point: str) -> None:
+        """The runner calls this around every transaction."""
+        if self.dead:
+            raise asyncio.CancelledError
+        if point != "read":
+            await asyncio.sleep(self.host.chance.random() * self.world.plan.disk_s)
+        elif self.host.chance.random() < 0.1:
+            await asyncio.sleep(self.host.chance.random() * 0.01)
+        await self.reach(point)
+
+    async def reach(self, point: str) -> None:
+        if self.armed is None or self.armed[0] != point:
+            return
+        self.armed = (point, self.armed[1] - 1)
+        if self.armed[1] <= 0:
+            self.crash(f"crashes: {point}")
+            await asyncio.get_running_loop().create_future()
+
+    def crash(self, text: str) -> None:
+        """The process is gone: no goodbye, no commit, no clean-up."""
+        if self.dead:
+            return
+        self.world.note(self.host.name, text)
+        self.dead, self.up = True, False
+        self.world.net.drop_life(self)
+        for channel in self.host.doors:
+            channel.cut("the node's process died")
+        self.host.doors.clear()
+        for task in sorted(self.tasks, key=lambda task: task.number):
+            task.cancel()
+        self.ended.set()
+
+    async def stop(self) -> None:
+        """The orderly end, for comparison: nothing of it may be needed."""
+        self.world.note(self.host.name, "stops")
+        self.up = False
+        closing = self.spawn(self.node.close())
+        await asyncio.wait([closing], timeout=60)
+        if not closing.done():
+            stacks = [f"{frame.f_code.co_qualname}:{frame.f_lineno}" for frame in closing.get_stack()]
+            self.world.violations.append(f"{self.host.name} does not stop: {stacks}")
+        self.crash("is down")
+
+
+class Host:
+    """The machine: its name, its disk, its clock."""
+
+    def __init__(self, world: "World", name: str, chance: Random) -> None:
+        self.world, self.name, self.chance = world, name, chance
+        self.address = f"{name}:7701"
+        self.folder = world.folder / name
+        self.folder.mkdir()
+        (self.folder / "roost.db").write_bytes(template(world.folder))
+        self.keys = keys.create(self.folder, chance.randbytes)
+        self.system = SimSystem(world.loop, chance, world.plan.skew_ms[name])
+        self.link = Link(backoff_cap_ms=world.plan.cap_ms)
+        self.doors: list[Any] = []
+        self.life: Life | None = None
+        self.downtime = 0.0
+        self.lives = 0
+
+    async def run(self) -> None:
+        """One life after the other."""
+        while True:
+            self.life = life = Life(self, self.world)
+            self.lives += 1
+            starting = life.spawn(life.start())
+            await asyncio.wait([starting])
+            if not life.dead:
+                starting.result()
+                self.world.note(self.name, f"is up, incarnation {life.node.us.incarnation.hex()[:6]}")
+            await life.ended.wait()
+            while life.tasks:
+                await asyncio.sleep(0)
+            await life.runner.close()
+            await asyncio.sleep(0 if self.world.healed else self.downtime)
+
+    def connect(self) -> Channel:
+        """A client's connection to the life that is up now."""
+        if self.life is None or not self.life.up:
+            raise ChannelClosed("nobody listens")
+        channel = self.life.context.run(self.life.node.connect_inside)
+        self.doors.append(channel)
+        return channel
+
+    async def furnish(self, users: list[str], peers: "list[Host]") -> None:
+        """Accounts and neighbours, before anything breaks."""
+        assert self.life is not None
+        for user in users:
+            await self.life.node.create_user(user, "secret")
+        for peer in peers:
+            await self.life.node.store.submit(
+                ChangePeer(peer.keys.identity.node, "accepted", peer.name, (peer.address,))
+            )

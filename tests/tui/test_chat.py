@@ -1,0 +1,246 @@
+"""The chat as a person uses it, on a client in memory."""
+
+import msgspec
+import pytest
+from textual import events
+from textual.widgets import OptionList
+
+from node.client.errors import ClientError
+from tests.tui.fake import FakeClient, pair
+from tests.tui.looking import screen, until
+from tui.app import ChatApp
+from tui.demo import DemoApp
+from tui.screens.help import HelpScreen
+from tui.screens.switcher import Switcher
+from tui.widgets.composer import NEWLINE_KEYS
+
+STEPS = (("accepted", "at my node  ✓"), ("sent", "✓›"), ("delivered", "✓✓"), ("read", "✓✓●"))
+
+
+def squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+async def test_a_message_goes_through_its_states_in_place() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["hello"])
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: "hello" in screen(app))
+        await pilot.press(*"one", "enter")
+        await until(pilot, lambda: "queued" in screen(app))
+        line = next(i for i, row in enumerate(screen(app).splitlines()) if "queued" in row)
+        key = client.sent[0].key
+        for state, shown in STEPS:
+            client.step(key, state)  # type: ignore[arg-type]
+            await until(pilot, lambda shown=shown: squeezed(shown) in squeezed(screen(app)))
+            assert "one" in screen(app).splitlines()[line]
+        assert len(app.pane.timeline.rows.messages) == 2
+        assert app.pane.composer.text == ""
+
+
+async def test_a_failed_message_says_why_and_can_be_retried() -> None:
+    client = FakeClient()
+    room = client.add_room("bob@b.test")
+    key = client.history(room, ["lost"], client.address)[0].key
+    client.step(key, "failed", "mailbox full")
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: "not sent: mailbox full" in screen(app))
+        await pilot.press("up")
+        await until(pilot, lambda: "▸ lost" in screen(app))
+        await pilot.press("R")
+        await until(pilot, lambda: client.retried == [key])
+        await until(pilot, lambda: "queued" in screen(app))
+        await pilot.press("down")
+        await until(pilot, lambda: app.focused is app.pane.composer)
+
+
+async def test_copy_goes_to_the_clipboard_clean() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["a\x1b[31mb"])
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "ab" in screen(app))
+        await pilot.press("up", "y")
+        await until(pilot, lambda: app.clipboard == "ab")
+
+
+async def test_what_could_not_be_sent_is_not_lost() -> None:
+    client = FakeClient()
+    client.add_room("bob@b.test")
+    client.error = ClientError("the disk is full")
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24), notifications=True) as pilot:
+        await until(pilot, lambda: app.pane.composer.display)
+        await pilot.press(*"keep", "enter")
+        await until(pilot, lambda: app.pane.composer.text == "keep")
+        await until(pilot, lambda: "not sent: the disk is full" in screen(app))
+
+
+@pytest.mark.parametrize("key", sorted(NEWLINE_KEYS))
+async def test_new_line_keys(key: str) -> None:
+    client = FakeClient()
+    client.add_room("bob@b.test")
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.focused is app.pane.composer)
+        await pilot.press("a", key, "b", "alt+z")
+        assert app.pane.composer.text == "a\nb"
+        assert client.sent == []
+        await pilot.press("enter")
+        await until(pilot, lambda: [m.text for m in client.sent] == ["a\nb"])
+
+
+async def test_a_paste_is_one_post() -> None:
+    client = FakeClient()
+    client.add_room("bob@b.test")
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.focused is app.pane.composer)
+        app.pane.composer.post_message(events.Paste("one\r\ntwo\n\x1b[2Jthree"))
+        await until(pilot, lambda: app.pane.composer.text == "one\ntwo\nthree")
+        assert client.sent == []
+        await pilot.press("enter")
+        await until(pilot, lambda: [m.text for m in client.sent] == ["one\ntwo\nthree"])
+
+
+async def test_foreign_text_is_harmless_on_the_screen() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["x\x1b[2J\x07[red]y[/red]\u202ez", "end"])
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "x[red]y[/red]z" in screen(app))
+        assert not {"\x1b", "\x07", "\u202e"} & set(screen(app))
+
+
+async def test_a_request_is_shown_safely_and_accepted() -> None:
+    client = FakeClient()
+    room = client.add_room("eve@e.test", request=True, unread=1)
+    client.history(room, ["hi \x1b[2Jthere"])
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: "hi there" in screen(app))
+        assert "eve@e.test is not known to you" in screen(app)
+        assert not app.pane.composer.display
+        assert client.reads == []
+        await pilot.press("x", "a")
+        await until(pilot, lambda: client.accepted == [room] and app.focused is app.pane.composer)
+        await until(pilot, lambda: client.reads == [room])
+        assert app.pane.composer.text == ""
+
+
+async def test_a_declined_request_goes_away() -> None:
+    client = FakeClient()
+    room = client.add_room("eve@e.test", request=True)
+    client.history(room, ["hi"])
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: app.focused is app.pane.request_bar)
+        await pilot.press("d")
+        await until(pilot, lambda: client.declined == [room] and "No conversation yet" in screen(app))
+
+
+async def test_the_switcher_shows_unread_first_and_finds() -> None:
+    client = FakeClient()
+    for name in ("bob", "carol", "dave"):
+        client.history(client.add_room(f"{name}@b.test"), [f"from {name}"])
+    carol = "alice@a.test~carol@b.test"
+    client.rooms[carol] = msgspec.structs.replace(client.rooms[carol], unread=2)
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: app.pane.room.id == carol)
+        await pilot.press("alt+3")
+        await until(pilot, lambda: app.pane.room.id == "alice@a.test~bob@b.test")
+        await pilot.press("ctrl+k")
+        await until(pilot, lambda: isinstance(app.screen, Switcher))
+        assert app.screen.query_one(OptionList).option_count == 3
+        await pilot.press(*"dv", "enter")
+        await until(pilot, lambda: "from dave" in screen(app) and app.pane.room.id == "alice@a.test~dave@b.test")
+        await pilot.press("ctrl+k", "escape")
+        await until(pilot, lambda: app.focused is app.pane.composer)
+
+
+async def test_writing_to_a_new_address_opens_the_room() -> None:
+    client = FakeClient()
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: "No conversation yet" in screen(app))
+        await pilot.press("ctrl+k", *"eve@e.test")
+        await until(pilot, lambda: "Write to eve@e.test" in screen(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.focused is app.pane.composer)
+        assert client.sent == []
+        await pilot.press(*"hi", "enter")
+        await until(pilot, lambda: app.pane.room.id == "alice@a.test~eve@e.test" and "queued" in screen(app))
+
+
+async def test_rooms_by_key_and_drafts_stay_with_them() -> None:
+    client = FakeClient()
+    for name in ("bob", "carol"):
+        client.history(client.add_room(f"{name}@b.test"), [f"from {name}"])
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: "from carol" in screen(app))
+        await pilot.press(*"half", "alt+down")
+        await until(pilot, lambda: app.pane.room.title == "bob@b.test")
+        assert app.pane.composer.text == ""
+        await pilot.press("alt+up")
+        await until(pilot, lambda: app.pane.composer.text == "half")
+        client.receive("alice@a.test~bob@b.test", "psst")
+        await until(pilot, lambda: any(c.unread for c in app.pane.conversations))
+        await pilot.press("alt+a")
+        await until(pilot, lambda: app.pane.room.title == "bob@b.test")
+
+
+async def test_a_narrow_terminal_hides_the_list() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["hello"])
+    app = ChatApp(client)
+    async with app.run_test(size=(59, 20)) as pilot:
+        await until(pilot, lambda: "hello" in screen(app))
+        assert not app.pane.listed.display
+        await pilot.resize_terminal(90, 20)
+        await until(pilot, lambda: app.pane.listed.display)
+
+
+async def test_offline_it_says_what_will_happen() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["from the cache"])
+    client.lights = msgspec.structs.replace(client.lights, me="down")
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 20)) as pilot:
+        await until(pilot, lambda: "from the cache" in screen(app))
+        assert "offline: messages will be sent when the node is back" in screen(app)
+        assert "me ↔ my node ✕ down" in screen(app)
+        client.light("up", **{"b.test": ("down", 1)})
+        await until(pilot, lambda: "b.test is unreachable" in screen(app))
+
+
+async def test_help_lists_every_state_and_key() -> None:
+    app = ChatApp(FakeClient())
+    async with app.run_test(size=(100, 60)) as pilot:
+        await pilot.press("f1")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen) and "Alt+1 .. Alt+9" in screen(app))
+        assert "at their node" in screen(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, HelpScreen))
+
+
+async def test_two_people_side_by_side() -> None:
+    left, right = pair()
+    left.other = right.other = None  # the test carries messages by hand
+    app = DemoApp(left, right)
+    async with app.run_test(size=(110, 24)) as pilot:
+        await until(pilot, lambda: app.focused is app.panes[0].composer)
+        assert {"alice@a.test", "bob@b.test"} <= set(screen(app).replace("║", " ").split())
+        await pilot.press(*"hi", "enter")
+        await until(pilot, lambda: left.sent)
+        right.receive(left.sent[0].conversation, left.sent[0].text)
+        await until(pilot, lambda: screen(app).count("hi") >= 2)
+        assert right.reads == []  # nobody is on that side yet
+        await pilot.press("tab")
+        await until(pilot, lambda: app.focused is app.panes[1].composer)
+        await until(pilot, lambda: right.reads)
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: app.focused is app.panes[0].composer)

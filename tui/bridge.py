@@ -1,0 +1,135 @@
+"""The seam to the SDK: the only module of the terminal client that calls it.
+
+`node.client.Client` satisfies `ChatClient`; so does the fake of the tests. Everything that may go wrong on the
+other side becomes one line for a person here, with the next step.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from node.api import ApiError
+from node.client.errors import ClientError, Lost, ProfileInUse, StoreError, Unreachable
+from node.client.model import Change, Conversation, Lights, Message
+from tui import model, text
+
+T = TypeVar("T")
+PAGE_MESSAGES = 200
+
+_NEXT_STEPS = {
+    "unknown_node": "check the part after @, or ask an administrator to add that node",
+    "unknown_user": "check the part before @",
+    "too_large": "send it in parts",
+    "declined": "reach the person another way",
+    "mailbox_full": "it can be retried later",
+    "bad_token": "log in again: roost login",
+    "blocked": "ask your administrator",
+}
+
+
+class ChatClient(Protocol):
+    """What the terminal client needs from the SDK."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def lights(self) -> Lights: ...
+
+    async def conversations(self) -> list[Conversation]: ...
+
+    async def messages(
+        self, conversation: str, before: int | None = None, limit: int = PAGE_MESSAGES
+    ) -> list[Message]: ...
+
+    async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message: ...
+
+    async def retry(self, key: str) -> object: ...
+
+    async def read(self, conversation: str) -> object: ...
+
+    async def accept(self, conversation: str) -> object: ...
+
+    async def decline(self, conversation: str) -> object: ...
+
+    def changes(self) -> AsyncIterator[Change]: ...
+
+    async def close(self) -> object: ...
+
+
+def explain(error: Exception) -> str:
+    """One line: what happened, and what to do."""
+    told = text.line(str(error), 200) or type(error).__name__
+    if isinstance(error, ApiError):
+        step = _NEXT_STEPS.get(error.code, "try again in a moment" if error.retry else "")
+        return f"{told}; {step}" if step else told
+    if isinstance(error, Unreachable | Lost):
+        return f"{told}; it is tried again by itself"
+    if isinstance(error, ProfileInUse | StoreError):
+        return f"{told}; leave with Ctrl+Q and start again"
+    if isinstance(error, TimeoutError):
+        return "the node did not answer in time; try again"
+    return told
+
+
+class Bridge:
+    """One client, asked on behalf of one screen."""
+
+    def __init__(self, client: ChatClient, problem: Callable[[str], None]) -> None:
+        self._client = client
+        self._problem = problem
+        self._sending = asyncio.Lock()  # first in, first out: two quick messages keep their order
+
+    @property
+    def address(self) -> str:
+        return self._client.address
+
+    @property
+    def lights(self) -> Lights:
+        return self._client.lights
+
+    async def watch(self, changed: Callable[[Change], None]) -> None:
+        """Report changes until the client ends."""
+        try:
+            async for change in self._client.changes():
+                changed(change)
+        except (ClientError, ApiError, OSError) as error:
+            self._problem(f"no more news from the client: {explain(error)}")
+
+    async def conversations(self) -> list[Conversation] | None:
+        found = await self._try("the list could not be read", self._client.conversations())
+        return None if found is None else model.ordered(found)
+
+    async def messages(self, conversation: str, before: int | None = None) -> list[Message] | None:
+        asked = self._client.messages(conversation, before, PAGE_MESSAGES)
+        return await self._try("messages could not be read", asked)
+
+    async def send(self, to: str, body: str) -> Message | None:
+        async with self._sending:
+            return await self._try("not sent", self._client.send(to, body))
+
+    async def retry(self, key: str) -> None:
+        await self._try("not retried", self._client.retry(key))
+
+    async def read(self, conversation: str) -> None:
+        await self._try("the read mark was not moved", self._client.read(conversation))
+
+    async def accept(self, conversation: str) -> bool:
+        return await self._done("not accepted", self._client.accept(conversation))
+
+    async def decline(self, conversation: str) -> bool:
+        return await self._done("not declined", self._client.decline(conversation))
+
+    async def _done(self, what: str, asked: Awaitable[object]) -> bool:
+        async def told() -> bool:
+            await asked
+            return True
+
+        return bool(await self._try(what, told()))
+
+    async def _try(self, what: str, asked: Awaitable[T]) -> T | None:
+        try:
+            return await asked
+        except (ClientError, ApiError, OSError, ValueError) as error:  # ValueError: an address not in the grammar
+            self._problem(f"{what}: {explain(error)}")
+            return None
