@@ -73,7 +73,7 @@ Dial = Callable[[str, float], Awaitable[Channel]]
 
 
 class Service:
-    """Owns every link of one node. `run` ends only by cancellation; `stop` says goodbye first."""
+    """Owns every link of one node. `stop` says goodbye and ends `run`."""
 
     def __init__(self, us: Us, host: Host, clock: Clock, dial: Dial | None, settings: Settings, cap_ms: int) -> None:
         self.us, self._host, self._clock, self._dial = us, host, clock, dial
@@ -163,6 +163,9 @@ class Service:
 
     async def accept(self, channel: Channel) -> None:
         """Serve a call until it ends."""
+        if self._stopping:
+            await channel.close("this node is stopping")
+            return
         await self._run_link(channel, dialled=False, expect=None)
 
     async def _run_link(self, channel: Channel, dialled: bool, expect: bytes | None) -> str:
@@ -183,7 +186,8 @@ class Service:
         """One link per pair: keep this one, or say that the other one stays (PROTOCOL.md 3.5)."""
         assert running.state.peer is not None
         peer = running.state.peer.node
-        self.backoffs.setdefault(peer, Backoff(self._cap_ms)).reset()
+        if not running.state.dialled:
+            self.reset(peer)
         old = self.links.get(peer)
         if old is not None:
             same_life = (
@@ -198,11 +202,15 @@ class Service:
         self.links[peer] = running
         return True
 
+    def reset(self, peer: bytes) -> None:
+        """The peer called or accepts us (PROTOCOL.md 5.8); one that turns us away is called ever less often."""
+        self.backoffs.setdefault(peer, Backoff(self._cap_ms)).reset()
+
     async def stop(self) -> None:
         """Say goodbye on every link and leave no task behind."""
         self._stopping = True
-        for running in list(self.links.values()):
-            await running.finish("restart", "this node is stopping")
+        self._wake.set()
+        await asyncio.gather(*(r.finish("restart", "this node is stopping") for r in list(self.links.values())))
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -259,6 +267,8 @@ class Running:
         frames: list[bytes] = []
         if acks := [out.ack for out in outputs if isinstance(out, machine.Acked)]:
             await asyncio.gather(*(self._host.acked(self._peer, ack) for ack in acks))  # one commit for all of them
+            for ack in acks:
+                self.state.settled(ack)
             self.wake.set()
         for out in outputs:
             match out:
@@ -268,6 +278,7 @@ class Running:
                     self._take(segment)
                 case machine.Up():
                     self.since_ms = self._clock.wall_ms()
+                    self._service.reset(self._peer)
                     self._host.light(self._peer, "up", self.since_ms)
                     self.wake.set()
                 case machine.Met(identity, hello):

@@ -19,8 +19,8 @@ from node import api
 from node.api import ApiError
 from node.config import Config
 from node.core import rows
-from node.core.people import AddInvite, ChangeAccount, RevokeInvite
 from node.core.peers import ChangePeer
+from node.core.people import AddInvite, ChangeAccount, RevokeInvite
 from node.storage import reads
 from node.storage.writer import StoreFailed
 from node.system import token_hash
@@ -141,12 +141,18 @@ async def _peer_add(node: "Node", args: Args) -> Any:
         raise ApiError("conflict", f"{link.name} is this node's own name, with another key")
     taken = node.directory.node_of(link.name)
     change = ChangePeer(link.node, "accepted", link.name, link.addresses, taken)
-    return _peer(await node.store.submit(change))
+    return await _change_peer(node, change)
+
+
+async def _change_peer(node: "Node", change: ChangePeer) -> Any:
+    peer = await node.store.submit(change)
+    await node.peers_changed()  # answered when the next request can use it
+    return _peer(peer)
 
 
 def _peer_state(state: str) -> "Operation":
     async def change(node: "Node", args: Args) -> Any:
-        return _peer(await node.store.submit(ChangePeer(node.directory.find(args["node"]).node, state)))
+        return await _change_peer(node, ChangePeer(node.directory.find(args["node"]).node, state))
 
     return change
 

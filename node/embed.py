@@ -40,11 +40,15 @@ async def open_client(node: "Node", user: str, device: str) -> Client:
 
 
 async def _known(node: "Node", user: str, token_file: Path) -> tuple[str, str] | None:
-    if not token_file.exists():
+    token = _kept(token_file)
+    if not token:
         return None
-    token = token_file.read_text().strip()
     found = await node.store.read(reads.device_by_token, token_hash(token))
     return (to_text(found[0].device), token) if found is not None and found[0].local == user else None
+
+
+def _kept(token_file: Path) -> str:
+    return token_file.read_text().strip() if token_file.exists() else ""
 
 
 async def _make(node: "Node", user: str, device: str, token_file: Path) -> tuple[str, str]:

@@ -19,7 +19,7 @@ async def explain(node: "Node", event: bytes) -> api.Why:
         raise api.ApiError("not_found", "no such message here")
     placed, conversation = found
     row = placed.event
-    receipts, failed, outbound, head = await node.store.read(reads.progress, row.log)
+    receipts, failed, outbound, _ = await node.store.read(reads.progress, node.us.node, row.log)
     address = node.directory.address
     sender = User(placed.origin, row.sender)
     header = decode_header(row.header)

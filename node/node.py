@@ -36,7 +36,7 @@ from node.storage import reads
 from node.storage.migrate import NewerDatabase as _NewerSchema
 from node.storage.migrate import migrate
 from node.storage.runner import Runner, open_runner
-from node.storage.writer import Store, StoreFailed
+from node.storage.writer import Store
 from node.system import System
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class Node:
             elif kind == "peer":
                 self.service.poke(key if isinstance(key, bytes) else b"")
             elif kind == "peers":
-                self.own(self._peers_changed(), "peers")
+                self.own(self.peers_changed(), "peers")
             elif kind == "account":
                 self._end_sessions(str(key), None, "the account is disabled")
             elif kind == "device":
@@ -230,7 +230,7 @@ class Node:
             elif kind == "evidence":
                 log.warning("%s sent two events under one number: kept as evidence", key)
 
-    async def _peers_changed(self) -> None:
+    async def peers_changed(self) -> None:
         self.directory.load(await self.store.read(reads.all_peers))
         self.service.peers_changed()
 
@@ -288,9 +288,16 @@ class Node:
         if self.authenticate is not None:
             good = await self.authenticate(user, password)
             if good and account is None:
-                await self.store.submit(AddAccount(user, ""))
+                await self._first_login(user)
             return good
         return await self.system.check_password(account.password if account else "", password)
+
+    async def _first_login(self, user: str) -> None:
+        try:
+            await self.store.submit(AddAccount(user, ""))
+        except ApiError as error:
+            if error.code != "name_taken":  # another device of the same person was first
+                raise
 
     def conversation(self, local: str, text: str) -> bytes:
         """A conversation by its id, or by the other member's address."""

@@ -34,14 +34,19 @@ async def register(session: "Session", frame: api.Register) -> api.LoggedIn:
     node = session.node
     if node.config.registration != "invite":
         raise ApiError("forbidden", "this node makes no accounts by invite; ask its administrator for one")
+    _proved(session, frame)  # before the invite is used up
     hashed = await node.system.hash_password(frame.password)
     await node.store.submit(AddAccount(frame.user, hashed, token_hash(frame.invite)))
     return await _new_device(session, frame.user, frame)
 
 
-async def _new_device(session: "Session", user: str, frame: "api.Login | api.Register") -> api.LoggedIn:
-    if not verify(frame.signing_key, "device-login", api.login_bytes(session.nonce, user), frame.proof):
+def _proved(session: "Session", frame: "api.Login | api.Register") -> None:
+    if not verify(frame.signing_key, "device-login", api.login_bytes(session.nonce, frame.user), frame.proof):
         raise ApiError("bad_request", "the device's signing key did not prove itself")
+
+
+async def _new_device(session: "Session", user: str, frame: "api.Login | api.Register") -> api.LoggedIn:
+    _proved(session, frame)
     node = session.node
     token = to_text(node.system.random(TOKEN_BYTES))
     device = node.system.random(DEVICE_ID_BYTES)
@@ -67,7 +72,7 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
     if not any(s.conversation == conversation for s, _ in await node.store.read(reads.standings_of, device.local)):
         return api.History(())
     before = event_id(frame.before) if frame.before else None
-    page, receipts, failed = await node.store.read(reads.history, conversation, before, frame.limit)
+    page, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, frame.limit)
     row = next(c for s, c in await node.store.read(reads.standings_of, device.local) if s.conversation == conversation)
     messages = []
     for p in page:
@@ -121,7 +126,8 @@ async def _consent(session: "Session", text: str, yes: bool) -> api.Done:
 async def state(session: "Session", frame: api.GetState) -> api.States:
     device = session.logged_in()
     placed, row = await _visible(session, device.local, frame.event)
-    receipts, failed, _, _ = await session.node.store.read(reads.progress, placed.event.log)
+    us = session.node.us.node
+    receipts, failed, _, _ = await session.node.store.read(reads.progress, us, placed.event.log)
     sender = User(placed.origin, placed.event.sender)
     to = render.recipients(row, sender, placed.event, receipts, failed, session.node.directory.address)
     return api.States(frame.event, to)

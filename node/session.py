@@ -152,7 +152,7 @@ class Session:
             else:
                 handler: Callable[..., Any] = HANDLERS[type(frame)]
                 self._answer(frame.id, await handler(self, frame))
-        except (ApiError, StoreFailed) as error:
+        except Exception as error:  # a bug too is answered, and told in the log
             self._answer(frame.id, error)
 
     def _answer(self, request: int, outcome: Any) -> None:
@@ -178,6 +178,8 @@ class Session:
         if found is None:
             raise ApiError("bad_token", "the token is not valid: the device was revoked or logged out; log in again")
         device, account = found
+        if self.device is not None:
+            raise ApiError("bad_request", "this connection is logged in already; open another one")
         if account.state != "active":
             raise ApiError("disabled", "the account is disabled; ask its administrator")
         self.device = device
@@ -265,8 +267,14 @@ class Session:
         if frame.position > self._acked or seqs:
             self._acked = max(self._acked, frame.position)
             seen = tuple(Seen(log, seq, missing=tuple(missing.get(log, ()))) for log, seq in seqs.items())
-            self.node.store.submit(Acknowledge(device.local, device.device, frame.position, seen))
+            future = self.node.store.submit(Acknowledge(device.local, device.device, frame.position, seen))
+            future.add_done_callback(self._acknowledged)
         self.feed_wake.set()
+
+    def _acknowledged(self, future: "asyncio.Future[Any]") -> None:
+        """An acknowledgement has no answer; a bug in it must not be silent."""
+        if not future.cancelled() and not isinstance(error := future.exception(), ApiError | StoreFailed | None):
+            self.node.report(error)
 
     # --- told by the node ---------------------------------------------------------------------------------------------
     def light(self, name: str, state: str, since: int) -> None:

@@ -22,9 +22,7 @@ BROWSER_SIDE = ("aiohttp.web",)
 def loaded_by(statement: str) -> set[str]:
     """Names of all modules a fresh interpreter holds after one statement."""
     code = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
 
@@ -54,9 +52,7 @@ def present(name: str) -> bool:
         ("import tui", "tui", SERVER),
     ],
 )
-def test_an_import_brings_nothing_it_does_not_need(
-    statement: str, module: str, unwanted: tuple[str, ...]
-) -> None:
+def test_an_import_brings_nothing_it_does_not_need(statement: str, module: str, unwanted: tuple[str, ...]) -> None:
     if not present(module):
         pytest.skip(f"{module} is not written yet")
     assert sorted(loaded_by(statement) & set(unwanted)) == []

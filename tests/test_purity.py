@@ -95,8 +95,6 @@ def test_the_guard_sees(source: str) -> None:
     assert impurities(ast.parse(source))
 
 
-@pytest.mark.parametrize(
-    "source", ["from datetime import datetime", "import operator", "from aioquic import quic"]
-)
+@pytest.mark.parametrize("source", ["from datetime import datetime", "import operator", "from aioquic import quic"])
 def test_the_guard_lets_pass(source: str) -> None:
     assert not impurities(ast.parse(source))

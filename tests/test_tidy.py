@@ -25,9 +25,7 @@ ROOT_FILES = (
 # Written in pieces, so that this file does not find itself.
 MARKS = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
 PLACES = re.compile(r"(?<![\w.:-])/(wo" r"rk|home/\w+|Users/\w+|ro" r"ot)/|/pyp" r"i/simple|file:" r"///")
-CHATTER = re.compile(
-    r"\b(iss" r"ue #\d|this sess" r"ion of|the bri" r"ef\b|as an A" r"I\b|cla" r"ude)", re.IGNORECASE
-)
+CHATTER = re.compile(r"\b(iss" r"ue #\d|this sess" r"ion of|the bri" r"ef\b|as an A" r"I\b|cla" r"ude)", re.IGNORECASE)
 RULE = re.compile(r"PROTOCOL\.md (\d+(?:\.\d+)*)((?:(?:,| and) \d+(?:\.\d+)+)*)")
 RULE_DEFINED = re.compile(r"^(?:#+ |\*\*|- \*\*|- |\| )?(\d+(?:\.\d+)*)\.?(?:\*\*|\s)", re.MULTILINE)
 PORT = re.compile(r"^(?:127\.0\.0\.1|0\.0\.0\.0|localhost|\[::1?\]):(\d+)$")
@@ -39,22 +37,16 @@ def tracked() -> list[Path]:
     """Every text file that git has, or would take."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-            "\0"
-        )
+        names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     except (OSError, subprocess.CalledProcessError):  # an unpacked archive
         names = [str(file.relative_to(ROOT)) for file in ROOT.rglob("*") if ".venv" not in file.parts]
     files = (ROOT / name for name in sorted(names) if name)
-    return [
-        file for file in files if file.is_file() and file.suffix in TEXT and "__pycache__" not in file.parts
-    ]
+    return [file for file in files if file.is_file() and file.suffix in TEXT and "__pycache__" not in file.parts]
 
 
 FILES = tracked()
 OURS = [
-    file
-    for file in FILES
-    if file.suffix == ".py" and file.relative_to(ROOT).parts[0] in ("node", "federation", "tui")
+    file for file in FILES if file.suffix == ".py" and file.relative_to(ROOT).parts[0] in ("node", "federation", "tui")
 ]
 TESTS = [file for file in FILES if file.suffix == ".py" and file.relative_to(ROOT).parts[0] == "tests"]
 
@@ -76,9 +68,7 @@ def matches(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
     ]
 
 
-def functions(
-    tree: ast.AST, prefix: str = ""
-) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield f"{prefix}{node.name}", node
@@ -99,9 +89,7 @@ def test_the_root_has_what_a_stranger_looks_for(name: str) -> None:
 
 
 def test_no_file_is_too_long() -> None:
-    assert (
-        beyond({named(file): len(text(file).splitlines()) for file in OURS}, FILE_LINES_MAX, LONG_FILES) == []
-    )
+    assert beyond({named(file): len(text(file).splitlines()) for file in OURS}, FILE_LINES_MAX, LONG_FILES) == []
 
 
 def test_no_function_is_too_long() -> None:
@@ -136,9 +124,7 @@ def test_no_bare_except() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    assert [
-        named(file) for file in OURS if text(file).strip() and not ast.get_docstring(ast.parse(text(file)))
-    ] == []
+    assert [named(file) for file in OURS if text(file).strip() and not ast.get_docstring(ast.parse(text(file)))] == []
 
 
 def test_every_cited_protocol_rule_exists() -> None:
@@ -173,9 +159,7 @@ def test_no_test_sleeps() -> None:
             if not isinstance(node, ast.Call):
                 continue
             name = dotted(node.func)
-            yields = (
-                len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
-            )
+            yields = len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
             if name == "time.sleep" or (name in ("asyncio.sleep", "sleep", "anyio.sleep") and not yields):
                 found.append(f"{named(file)}:{node.lineno}")
     assert found == []
@@ -201,9 +185,7 @@ def test_no_test_binds_a_fixed_port() -> None:
 def commands() -> list[str]:
     """Every `roost ...` line in a code block of the README."""
     readme = ROOT / "README.md"
-    blocks = re.findall(
-        r"^```[a-z]*\n(.*?)^```", text(readme) if readme.exists() else "", re.MULTILINE | re.DOTALL
-    )
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text(readme) if readme.exists() else "", re.MULTILINE | re.DOTALL)
     lines = (line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines())
     return [line for line in lines if line.startswith("roost ")]
 

@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 from node.cli import output
-from node.client.model import STATES
+from node.client.model import STATES, State
 
 if TYPE_CHECKING:
     from node.client import Client
@@ -54,7 +54,7 @@ async def _say(client: "Client", to: str, text: str) -> list[float | None]:
     begin = time.perf_counter()
     message = await client.send(to, text)
 
-    async def until(state: str) -> float | None:
+    async def until(state: State) -> float | None:
         try:
             reached = await client.wait(message.key, state, STATE_S)
         except TimeoutError:

@@ -73,12 +73,11 @@ def put(db: sqlite3.Connection, draft: Draft, tried: bool) -> tuple[Message, Row
     kept = None if text.encode() == draft.body else draft.body
     n = db.execute(
         "INSERT INTO message(key, conversation, sender, device, text, stamp, mine, state, reply_to, target, format,"
-        " body, tried) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?)",
+        " body, tried, ord) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?)",
         (draft.key, found[0] if found else draft.target, draft.sender, draft.device, text, draft.now_ms, QUEUED,
-         draft.reply_to, draft.target, draft.format, kept, tried),
+         draft.reply_to, draft.target, draft.format, kept, tried, QUEUED_ORDER),
     ).lastrowid  # fmt: skip
     assert n is not None
-    db.execute("UPDATE message SET ord = ? WHERE n = ?", (QUEUED_ORDER + n, n))
     queued = Message(
         None, draft.key, found[0] if found else draft.target, draft.sender, draft.device, text, draft.now_ms, True,
         "queued", reply_to=draft.reply_to,
@@ -93,7 +92,7 @@ def requeue(db: sqlite3.Connection, key: str) -> Row | None:
     db.execute(
         "UPDATE message SET n = ?, ord = ?, state = ?, reason = '', tried = 0 "
         "WHERE key = ? AND id IS NULL AND state = ?",
-        (top, QUEUED_ORDER + top, QUEUED, key, FAILED),
+        (top, QUEUED_ORDER, QUEUED, key, FAILED),
     )
     return next(iter(page(db, top - 1, 1)), None)
 
@@ -157,8 +156,8 @@ def settle(db: sqlite3.Connection, outcomes: Sequence[Outcome]) -> list[Message]
         ],
     )
     db.executemany(
-        "UPDATE message SET state = ?, reason = ? WHERE key = ? AND state = 1",
-        [(FAILED, answer, key) for key, answer in outcomes if isinstance(answer, str)],
+        "UPDATE message SET state = ?, reason = ?, ord = stamp << ? WHERE key = ? AND state = 1",
+        [(FAILED, answer, STAMP_COUNTER_BITS, key) for key, answer in outcomes if isinstance(answer, str)],
     )
     _place(db, [(key, a) for key, a in accepted])
     catch_up(db, [(a.conversation, a.log, a.event) for _, a in accepted])

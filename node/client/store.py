@@ -147,25 +147,29 @@ class Store:
         done.add_done_callback(finished)
 
     def _transaction(self, jobs: list[Job[Any]]) -> list[Any]:
-        """All jobs in one transaction; one that fails is undone alone. Exceptions are results here."""
+        """All jobs in one transaction; exceptions are results here. If one fails, it alone is undone."""
         connection = self._connection
         assert connection is not None
-        results: list[Any] = []
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                connection.execute("SAVEPOINT job")
-                try:
-                    results.append(job(connection))
-                except Exception as error:
-                    connection.execute("ROLLBACK TO job")
-                    results.append(_typed(error))
-                connection.execute("RELEASE job")
+            try:
+                return self._commit(connection, lambda: [job(connection) for job in jobs])
+            except Exception:
+                if len(jobs) == 1:
+                    raise
+                # Savepoints cost two statements a job, so they are used only once a job has failed.
+                return self._commit(connection, lambda: [_alone(connection, job) for job in jobs])
+        except Exception as error:
+            return [_typed(error)] * len(jobs)
+
+    def _commit(self, connection: sqlite3.Connection, work: Callable[[], list[Any]]) -> list[Any]:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            results = work()
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            return [_typed(error)] * len(jobs)
+            raise
         return results
 
     async def close(self) -> None:
@@ -184,6 +188,17 @@ class Store:
             self._connection = None
         if self._pool is not None:
             self._pool.shutdown(wait=True)  # idle by now, so this does not block
+
+
+def _alone(connection: sqlite3.Connection, job: Job[Any]) -> Any:
+    connection.execute("SAVEPOINT job")
+    try:
+        result = job(connection)
+    except Exception as error:
+        connection.execute("ROLLBACK TO job")
+        result = _typed(error)
+    connection.execute("RELEASE job")
+    return result
 
 
 def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:

@@ -106,7 +106,7 @@ def tell(view: View, context: Context, head: rows.LogHead, receipt: rows.Receipt
 
 
 class CloseNotices:
-    """The last command of every batch: one notices event per peer for all that the batch had to tell (PROTOCOL.md 6.1)."""
+    """The last command of every batch: one notices event per peer for all it had to tell (PROTOCOL.md 6.1)."""
 
     def keys(self, context: Context) -> Iterable[Key]:
         return ()

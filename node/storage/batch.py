@@ -56,7 +56,7 @@ class Statements:
 
 
 def load(connection: Connection, statements: Statements, wanted: Iterable[Key], view: View) -> None:
-    """One SELECT per table for all wanted keys (a few when they are very many); a key without a row is remembered as such."""
+    """One SELECT per table for all wanted keys (a few for very many); a key without a row is remembered too."""
     by_table: dict[type, list[tuple[Any, ...]]] = {}
     for row, key in wanted:
         if (row, key) not in view.loaded:

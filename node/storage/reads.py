@@ -115,7 +115,7 @@ def _placed(values: Any) -> Placed:
 
 
 def history(
-    connection: Connection, conversation: bytes, before: bytes | None, limit: int
+    connection: Connection, node: bytes, conversation: bytes, before: bytes | None, limit: int
 ) -> tuple[list[Placed], list[rows.Receipt], list[rows.Failed]]:
     """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; with what senders need to see."""
     query = (
@@ -135,7 +135,14 @@ def history(
     known = {p.event.log for p in page}
     marks = _all(connection, rows.Receipt, receipts.c.log.in_(known)) if known else []
     failed = _all(connection, rows.Failed, failures.c.log.in_(known)) if known else []
-    return page, marks, failed
+    return page, _shown(connection, node, conversation, marks), failed
+
+
+def _shown(connection: Connection, node: bytes, conversation: bytes, found: list[rows.Receipt]) -> list[rows.Receipt]:
+    """Receipts as others may see them: a user of `node` who did not accept the conversation shows no sign of life."""
+    query = select(standings.c.local).where(standings.c.conversation == conversation, standings.c.state != "open")
+    closed = {(node, local) for (local,) in connection.execute(query)}
+    return [r._replace(delivered=0, read=0, missing=b"") if (r.node, r.local) in closed else r for r in found]
 
 
 def _less(columns: Any, values: tuple[Any, ...]) -> Any:
@@ -161,14 +168,16 @@ def event_by_id(connection: Connection, event: bytes) -> tuple[Placed, rows.Conv
 
 
 def progress(
-    connection: Connection, log: bytes
+    connection: Connection, node: bytes, log: bytes
 ) -> tuple[list[rows.Receipt], list[rows.Failed], list[rows.Outbound], rows.LogHead | None]:
     """All that is known of one log's way to others."""
+    head = _one(connection, rows.LogHead, logs.c.log == log)
+    marks = _all(connection, rows.Receipt, receipts.c.log == log)
     return (
-        _all(connection, rows.Receipt, receipts.c.log == log),
+        _shown(connection, node, head.conversation, marks) if head is not None else marks,
         _all(connection, rows.Failed, failures.c.log == log),
         _all(connection, rows.Outbound, outbound.c.log == log),
-        _one(connection, rows.LogHead, logs.c.log == log),
+        head,
     )
 
 

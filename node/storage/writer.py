@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from node.api import ApiError
 from node.core.context import Context
@@ -20,6 +20,7 @@ from node.storage.runner import Runner
 
 BATCH_MAX = 512  # commands in one transaction
 WAITING_MAX = 16384  # commands waiting; beyond it callers are told `busy`
+BROKEN = ("08", "53", "57", "58", "XX")  # classes of SQLSTATE that are the database's own failure
 T = TypeVar("T")
 
 
@@ -92,13 +93,13 @@ class Store:
         commands = [command for command, _ in group]
         try:
             outcomes, hints = await self._transact(commands)
-        except (OperationalError, OSError) as error:
-            if not _full(error):
-                raise  # the disk: stop, never retry
-            for _, future in group:  # refused before the commit, and rolled back whole: reads go on
-                _settle(future, ApiError("storage_full", "the node's disk is full; its administrator must make room"))
-            return
         except Exception as error:
+            if _full(error):
+                for _, future in group:  # refused before the commit, and rolled back whole: reads go on
+                    _settle(future, ApiError("storage_full", "the node's disk is full; its owner must make room"))
+                return
+            if _broken(error):
+                raise  # the disk: stop, never retry
             if len(group) == 1:
                 # One command that cannot be written harms nobody else. A bug, so its caller is told.
                 _settle(group[0][1], error if not isinstance(error, DBAPIError) else ApiError("failed", "not stored"))
@@ -142,7 +143,17 @@ class Store:
 
 def _full(error: Exception) -> bool:
     """Whether the disk had no room: the one store error after which going on is safe."""
-    return "disk is full" in str(error) or getattr(getattr(error, "orig", None), "sqlstate", "") == "53100"
+    cause = getattr(error, "orig", error)  # not the whole text: that quotes what people wrote
+    return "disk is full" in str(cause) or getattr(cause, "sqlstate", "") == "53100"
+
+
+def _broken(error: Exception) -> bool:
+    """Whether the database itself failed, and not the values of one command."""
+    if isinstance(error, DBAPIError):
+        code = str(getattr(error.orig, "sqlstate", None) or "")  # PostgreSQL: shut down, damaged, out of something
+        damaged = type(error) is DatabaseError  # SQLite: malformed, or not a database
+        return isinstance(error, OperationalError) or damaged or error.connection_invalidated or code[:2] in BROKEN
+    return isinstance(error, OSError)
 
 
 def _settle(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:

@@ -9,8 +9,8 @@ from federation.ids import Log, User, direct_conversation, notice_conversation
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.api import ApiError, Done
 from node.core import rows
-from node.core.people import AddAccount, AddDevice, AddInvite, ChangeAccount, ChangeDevice, RevokeInvite
 from node.core.peers import ChangePeer
+from node.core.people import AddAccount, AddDevice, AddInvite, ChangeAccount, ChangeDevice, RevokeInvite
 from node.core.progress import Acknowledge, Consent, PeerAcked, Seen
 from node.core.receive import Receive
 from node.storage import reads
@@ -263,9 +263,7 @@ async def test_receipts_for_many_users_in_one_notices_event(bench: Bench, count:
     signed, previous = [], None
     for seq, conversation in enumerate(conversations, 1):  # one event each, and all at once in the last
         many = conversations if seq == count else [conversation]
-        body = encode(
-            Notices(tuple(Receipt(c, bench.context.incarnation, "bob", 1, 1, (), NOW_MS) for c in many))
-        )
+        body = encode(Notices(tuple(Receipt(c, bench.context.incarnation, "bob", 1, 1, (), NOW_MS) for c in many)))
         header = Header(
             version=1, conversation=notice_conversation(bench.context.node, far.node), origin=far.node,
             incarnation=far.incarnation, seq=seq, previous=previous, after=None, sender="", device=b"",

@@ -162,9 +162,7 @@ def test_a_mistake_is_named_by_line(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"none\.yaml: No such file or directory; `roost init` writes a new one"
-    ):
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file or directory; `roost init` writes a new one"):
         load(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ConfigError, match=r"bad\.yaml: not UTF-8 text"):

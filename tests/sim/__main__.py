@@ -32,7 +32,8 @@ def main() -> int:
     )
     for violation in outcome.violations:
         print(f"BROKEN: {violation}")
-    print("nothing lost, nothing twice, one order" if not outcome.violations else f"replay: make sim SEED={seed} TRACE=1")
+    if not outcome.violations:
+        print("nothing lost, nothing twice, one order")
     return 1 if outcome.violations else 0
 
 

@@ -156,8 +156,9 @@ class Host:
                 starting.result()
                 self.world.note(self.name, f"is up, incarnation {life.node.us.incarnation.hex()[:6]}")
             await life.ended.wait()
-            while life.tasks:
-                await asyncio.sleep(0)
+            if life.tasks:
+                _, left = await asyncio.wait(list(life.tasks), timeout=10)
+                self.world.violations += [f"{self.name}: does not end when cancelled: {task}" for task in left]
             await life.runner.close()
             await asyncio.sleep(0 if self.world.healed else self.downtime)
 

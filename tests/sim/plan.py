@@ -5,6 +5,7 @@ from random import Random
 from typing import NamedTuple
 
 POINTS = ("before commit", "after commit", "received", "acknowledged")
+KINDS = ("crash at",) * 3 + ("crash", "stop", "cut", "half-open", "partition", "blackhole", "client")
 NAMES = ("ash.sim", "birch.sim", "cedar.sim")
 
 
@@ -79,13 +80,12 @@ def _writes(chance: Random, users: list[tuple[str, str, int]], seconds: float) -
 
 
 def _faults(chance: Random, hosts: tuple[str, ...], seconds: float) -> tuple[Fault, ...]:
-    kinds = ("crash at", "crash at", "crash at", "crash", "stop", "cut", "half-open", "partition", "blackhole", "client")
     faults = []
     for _ in range(chance.randint(3, 7)):
         host, other = chance.sample(hosts, 2)
         faults.append(
             Fault(
-                chance.uniform(0, seconds), chance.choice(kinds), host, other,
+                chance.uniform(0, seconds), chance.choice(KINDS), host, other,
                 chance.choice((0.05, 3.0, 20.0)) * chance.random() + 0.01, chance.choice(POINTS), chance.randint(1, 4),
             )
         )  # fmt: skip

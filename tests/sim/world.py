@@ -63,8 +63,7 @@ class World:
     async def run(self) -> None:
         for host in self.hosts.values():
             self.tasks.append(asyncio.ensure_future(host.run()))
-        while not all(host.life and host.life.up for host in self.hosts.values()):
-            await asyncio.sleep(0.01)
+        await asyncio.sleep(5)  # all of them are up long before
         for host in self.hosts.values():
             users = dict.fromkeys(user for user, name, _ in self.plan.users if name == host.name)
             await host.furnish(list(users), [other for other in self.hosts.values() if other is not host])

@@ -1,0 +1,176 @@
+"""One connection: the feed's cursor, the windows, and what happens past them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from federation.ids import to_text
+from node import api
+from node.config import Limits
+from node.node import Node
+from tests.node.helpers import Client, again, config, connect, stranger
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with Node.open(config(tmp_path)) as node:
+        for name in ("alice", "ann"):
+            await node.create_user(name, "pw")
+        yield node
+
+
+def bodies(client: Client) -> list[bytes]:
+    return [i.body for i in client.items if isinstance(i, api.Message)]
+
+
+async def test_the_feed_goes_on_where_the_device_acknowledged(node: Node) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    await alice.send("ann@a.test", b"one")
+    await ann.message(b"one")
+    await ann.ask(api.Ping)  # the acknowledgement went before it
+    await alice.send("ann@a.test", b"two")
+    ann.acks = False
+    await ann.message(b"two")
+    await ann.channel.close()
+    back = await again(node, ann)
+    await back.message(b"two")
+    assert bodies(back) == [b"two"]
+
+
+async def test_resume_by_cursor_counts_as_an_acknowledgement(node: Node) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    ann.acks = False
+    sent = [await alice.send("ann@a.test", b"%d" % n) for n in range(3)]
+    await ann.message(b"2")
+    at = next(i.position for i in ann.items if isinstance(i, api.Message) and i.body == b"1")
+    store = ann.feeds[-1].store
+    await ann.channel.close()
+    back = await stranger(node)
+    back.token = ann.token
+    ready = await back.auth(resume=api.Cursor(store, at))
+    assert ready.acked == api.Cursor(store, at)
+    await back.message(b"2")
+    assert bodies(back) == [b"2"]
+    await alice.state(sent[1].event, "delivered")
+
+
+async def test_a_cursor_of_another_store_means_nothing(node: Node) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    ann.acks = False
+    await alice.send("ann@a.test", b"one")
+    await ann.message(b"one")
+    back = await stranger(node)
+    back.token = ann.token
+    ready = await back.auth(resume=api.Cursor(to_text(b"?" * 16), 1 << 40))
+    assert ready.acked.position == 0
+    assert ready.acked.store == ann.feeds[0].store
+    await back.message(b"one")
+
+
+@pytest.mark.parametrize("how", ["ack", "resume"])
+async def test_a_cursor_past_the_end_hides_nothing(node: Node, how: str) -> None:
+    """A client ahead of its mailbox (a bug, or a node restored from a backup) must not lose what comes."""
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    await alice.send("ann@a.test", b"one")
+    await ann.message(b"one")
+    if how == "ack":
+        await ann.tell(api.Ack(1 << 40))
+        await ann.ask(api.Ping)
+        back = await again(node, ann)
+    else:
+        back = await again(node, ann, resume=api.Cursor(ann.feeds[0].store, 1 << 40))
+    await alice.send("ann@a.test", b"two")
+    await back.message(b"two")
+
+
+async def test_a_message_that_was_not_opened_is_not_delivered(node: Node) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    ann.acks = False
+    bad, good = await alice.send("ann@a.test", b"bad"), await alice.send("ann@a.test", b"good")
+    await ann.message(b"good")
+    at = {i.body: i.position for i in ann.items if isinstance(i, api.Message)}
+    await ann.tell(api.Ack(at[b"good"], (at[b"bad"],)))
+    await alice.state(good.event, "delivered")
+    assert (await alice.ask(api.GetState, bad.event)).to[0].state == "sent"
+
+
+async def test_the_feed_stops_at_its_window_and_goes_on(node: Node) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    ann.acks = False
+    total = 3 * api.FEED_ITEMS_MAX
+    numbers = [await alice.post(api.Send, f"k{n}", "ann@a.test", b"%d" % n) for n in range(total)]
+    for number in numbers:
+        await alice.answer(number)
+    while len(ann.items) < api.FEED_ITEMS_MAX:
+        await ann.pump()
+    for _ in range(5):
+        await ann.ask(api.Ping)
+    assert len(ann.items) <= 2 * api.FEED_ITEMS_MAX, "pushed past the window"
+    ann.acks = True
+    await ann.tell(api.Ack(ann.items[-1].position))
+    await ann.message(b"%d" % (total - 1))
+    assert bodies(ann) == [b"%d" % n for n in range(total)]
+
+
+async def test_two_devices_each_have_their_own_cursor(node: Node) -> None:
+    alice, phone, laptop = await connect(node, "alice"), await connect(node, "ann"), await connect(node, "ann")
+    await alice.send("ann@a.test", b"hi")
+    await phone.message(b"hi")
+    await laptop.message(b"hi")
+    sent = await phone.send("alice@a.test", b"from the phone")
+    assert (await laptop.message(b"from the phone")).event == sent.event
+
+
+async def test_requests_only_pushes_nothing(node: Node) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann", feed=False)
+    await alice.send("ann@a.test", b"hi")
+    assert [m.body for m in (await ann.ask(api.GetHistory, "alice@a.test")).messages] == [b"hi"]
+    assert ann.items == []
+
+
+async def test_at_most_256_requests_are_taken_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = await connect(node, "alice")
+    taken, let_go = [0], asyncio.Event()
+
+    async def held(session: object, frame: api.Ping) -> api.Done:
+        taken[0] += 1
+        await let_go.wait()
+        return api.Done()
+
+    from node.requests import HANDLERS
+
+    monkeypatch.setitem(HANDLERS, api.Ping, held)
+    numbers = [await alice.post(api.Ping) for _ in range(api.REQUESTS_IN_FLIGHT_MAX + 50)]
+    ann = await connect(node, "ann")
+    while taken[0] < api.REQUESTS_IN_FLIGHT_MAX:
+        await ann.ask(api.GetDevices)  # others go on meanwhile
+    for _ in range(5):
+        await ann.ask(api.GetDevices)
+    assert taken[0] == api.REQUESTS_IN_FLIGHT_MAX
+    let_go.set()
+    for number in numbers:
+        assert await alice.answer(number) == api.Done()
+    assert taken[0] == len(numbers)
+
+
+async def test_reading_many_logs_at_once_does_not_stop_the_node(node: Node) -> None:
+    alice = await connect(node, "alice")
+    marks = [api.Mark(to_text(node.us.node), to_text(bytes([n]) * 16), 1) for n in range(64)]
+    numbers = [await alice.post(api.Read, to_text(bytes([n]) * 32), tuple(marks)) for n in range(256)]
+    for number in numbers:
+        with pytest.raises(api.ApiError) as refused:
+            await alice.answer(number)
+        assert refused.value.code == "not_found"
+    assert not node.failed.done()
+
+
+async def test_clients_over_the_limit_are_turned_away(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path, limits=Limits(sessions=2))) as node:
+        await node.create_user("alice", "pw")
+        await connect(node, "alice")
+        await connect(node, "alice")
+        third = Client(node.connect_inside())
+        await third.ended()
+        assert len(node.sessions["alice"]) == 2

@@ -1,0 +1,197 @@
+"""Starting and stopping: every reason not to start has its own error, and nothing is left behind."""
+
+import asyncio
+import os
+import socket
+import sqlite3
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from node import api
+from node.admin import call
+from node.api import ApiError
+from node.node import BusyPort, DataDirInUse, KeyExposed, NewerDatabase, Node, NodeFailed, StoreUnusable
+from tests.node.helpers import config, connect, listening, stranger
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
+async def test_busy_port(tmp_path: Path, kind: socket.SocketKind) -> None:
+    settings = listening(tmp_path)
+    assert settings.listen_at is not None
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(settings.listen_at)
+        if kind is socket.SOCK_STREAM:
+            taken.listen()
+        with pytest.raises(BusyPort, match=str(settings.listen_at[1])):
+            async with Node.open(settings):
+                pass
+    async with Node.open(settings):  # and nothing of the first try is in the way
+        pass
+
+
+async def test_one_process_per_data_dir(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)):
+        with pytest.raises(DataDirInUse, match="in use"):
+            async with Node.open(config(tmp_path)):
+                pass
+    async with Node.open(config(tmp_path)):
+        pass
+
+
+async def test_a_key_that_others_can_read(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)) as node:
+        first = node.us.node
+    key = tmp_path / "a.test" / "node.key"
+    key.chmod(0o640)
+    with pytest.raises(KeyExposed, match="chmod 600"):
+        async with Node.open(config(tmp_path)):
+            pass
+    key.chmod(0o600)
+    async with Node.open(config(tmp_path)) as node:
+        assert node.us.node == first
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+async def test_a_lost_key_is_never_made_anew(tmp_path: Path, damage: str) -> None:
+    async with Node.open(config(tmp_path)):
+        pass
+    key = tmp_path / "a.test" / "node.key"
+    if damage == "missing":
+        key.unlink()
+    else:
+        key.write_bytes(key.read_bytes()[: 90 if damage == "cut" else 0])
+    with pytest.raises(StoreUnusable, match="backup"):
+        async with Node.open(config(tmp_path)):
+            pass
+    assert key.exists() == (damage != "missing")
+
+
+async def test_a_newer_database(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)):
+        pass
+    path = tmp_path / "a.test" / "roost.db"
+    database = sqlite3.connect(path)
+    database.execute("UPDATE schema_version SET version_num = '9999'")
+    database.commit()
+    database.close()
+    with pytest.raises(NewerDatabase, match="newer"):
+        async with Node.open(config(tmp_path)):
+            pass
+
+
+async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)):
+        pass
+    for file in (tmp_path / "a.test").glob("roost.db*"):
+        file.write_bytes(b"this is not a database" * 1000)
+    with pytest.raises(StoreUnusable, match="cannot be opened"):
+        async with Node.open(config(tmp_path)):
+            pass
+
+
+async def test_files_are_private(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)):
+        folder = tmp_path / "a.test"
+        assert folder.stat().st_mode & 0o077 == 0
+        assert (folder / "admin.sock").stat().st_mode & 0o077 == 0
+        assert (folder / "node.key").stat().st_mode & 0o077 == 0
+
+
+async def test_a_failed_commit_stops_the_node(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)) as node:
+        await node.create_user("alice", "pw")
+        alice = await connect(node, "alice")
+        safe = await alice.send("alice@a.test", b"safe")
+        engine = node._runner._writer  # type: ignore[attr-defined]
+
+        @event.listens_for(engine, "commit")
+        def _(connection: object) -> None:
+            raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+
+        with pytest.raises(ApiError) as lost:
+            await alice.send("alice@a.test", b"lost")
+        assert lost.value.code == "failed"
+        with pytest.raises(NodeFailed, match="disk I/O error"):
+            async with asyncio.timeout(20):
+                await node.stopped()
+        await alice.ended()
+        late = await stranger(node)
+        with pytest.raises(ApiError):
+            await late.login("alice")
+    async with Node.open(config(tmp_path)) as node:
+        alice = await connect(node, "alice")
+        history = await alice.ask(api.GetHistory, "alice@a.test")
+        assert [m.event for m in history.messages] == [safe.event]
+
+
+async def test_a_stopping_node_says_goodbye_and_ends(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)) as node:
+        await node.create_user("alice", "pw")
+        alice = await connect(node, "alice")
+    await alice.ended()
+    assert node.sessions == {}
+
+
+def threads() -> int:
+    return threading.active_count()
+
+
+def files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_thirty_lives_leave_nothing(tmp_path: Path) -> None:
+    settings = listening(tmp_path)
+
+    async def life() -> None:
+        async with Node.open(settings) as node:
+            client = await stranger(node)
+            await client.login("alice")
+            await client.auth()
+            await client.send("alice@a.test", b"x")
+
+    async with Node.open(settings) as node:
+        await node.create_user("alice", "pw")
+    await life()
+    await asyncio.get_running_loop().run_in_executor(None, lambda: None)  # the loop's own pool is not the node's
+    before = (len(asyncio.all_tasks()), threads(), files())
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(30):
+            await life()
+    after = (len(asyncio.all_tasks()), threads(), files())
+    assert after == before
+    assert [str(w.message) for w in seen if issubclass(w.category, ResourceWarning)] == []
+
+
+async def test_a_failed_start_leaves_nothing(tmp_path: Path) -> None:
+    settings = listening(tmp_path)
+    async with Node.open(settings):
+        pass
+    (tmp_path / "a.test" / "node.key").chmod(0o644)
+    before = (len(asyncio.all_tasks()), threads(), files())
+    for _ in range(3):
+        with pytest.raises(KeyExposed):
+            async with Node.open(settings):
+                pass
+    (tmp_path / "a.test" / "node.key").chmod(0o600)
+    assert settings.listen_at is not None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(settings.listen_at)
+        for _ in range(3):
+            with pytest.raises(BusyPort):
+                async with Node.open(settings):
+                    pass
+    assert (len(asyncio.all_tasks()), threads(), files()) == before
+
+
+async def test_two_nodes_in_one_process_share_nothing(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path, "a.test")) as a, Node.open(config(tmp_path, "b.test")) as b:
+        await a.create_user("alice", "pw")
+        assert a.us.node != b.us.node
+        assert await call(b.config, "user.list", {}) == []

@@ -1,0 +1,149 @@
+"""The WebSocket door, as a browser and a bot use it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from federation.ports import FRAME_BYTES_MAX, Binding
+from node import api
+from node.api import ApiError
+from node.node import Node
+from tests.node.helpers import Client, listening
+
+
+class Socket:
+    """The client's end as a channel."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, text: bool) -> None:
+        self.socket, self.text = socket, text
+        self.binding = Binding("tcp", bytes(32), b"")
+        self.remote = "test"
+
+    async def send(self, *frames: bytes) -> None:
+        for frame in frames:
+            await (self.socket.send_str(frame.decode()) if self.text else self.socket.send_bytes(frame))
+
+    async def recv(self) -> Sequence[bytes]:
+        message = await self.socket.receive()
+        if message.type is aiohttp.WSMsgType.TEXT:
+            assert self.text
+            return [str(message.data).encode()]
+        if message.type is aiohttp.WSMsgType.BINARY:
+            assert not self.text
+            return [bytes(message.data)]
+        return []
+
+    def trust(self) -> None: ...
+
+    async def close(self, reason: str = "") -> None:
+        await self.socket.close()
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with Node.open(listening(tmp_path)) as node:
+        for name in ("alice", "ann"):
+            await node.create_user(name, "pw")
+        yield node
+
+
+@pytest.fixture
+async def http(node: Node) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(f"http://{node.config.listen}") as session:
+        yield session
+
+
+async def dial(http: aiohttp.ClientSession, text: bool) -> Client:
+    socket = await http.ws_connect("/v1/ws")
+    return await Client(Socket(socket, text), api.JSON if text else api.MSGPACK).hello()
+
+
+@pytest.mark.parametrize("text", [True, False], ids=["json", "msgpack"])
+async def test_login_send_and_feed(node: Node, http: aiohttp.ClientSession, text: bool) -> None:
+    alice, ann = await dial(http, text), await dial(http, not text)
+    assert alice.welcome.name == "a.test"
+    for client, user in ((alice, "alice"), (ann, "ann")):
+        await client.login(user)
+        assert (await client.auth()).address == f"{user}@a.test"
+    body = bytes(range(256))
+    sent = await alice.send("ann@a.test", body)
+    assert (await ann.message(body)).event == sent.event
+    await alice.state(sent.event, "delivered")
+    with pytest.raises(ApiError) as refused:
+        await alice.send("nobody@a.test", b"x")
+    assert refused.value.code == "unknown_user"
+    for client in (alice, ann):
+        await client.channel.close()
+
+
+@pytest.mark.parametrize("text", [True, False], ids=["json", "msgpack"])
+async def test_nonsense_ends_the_connection_with_a_reason(node: Node, http: aiohttp.ClientSession, text: bool) -> None:
+    client = await dial(http, text)
+    await client.channel.send(b'{"t": "no such frame"}')
+    goodbye = await client.ended()
+    assert goodbye is not None
+    assert goodbye.code == "bad_frame"
+    client = await Client(Socket(await http.ws_connect("/v1/ws"), text), client.codec).hello()  # the node goes on
+    assert await client.ask(api.Ping) == api.Done()
+    await client.channel.close()
+
+
+async def test_the_first_frame_must_be_hello(node: Node, http: aiohttp.ClientSession) -> None:
+    client = Client(Socket(await http.ws_connect("/v1/ws"), True), api.JSON)
+    await client.tell(api.Ping(1))
+    goodbye = await client.ended()
+    assert goodbye is not None
+    assert goodbye.code == "bad_frame"
+    client = Client(Socket(await http.ws_connect("/v1/ws"), True), api.JSON)
+    await client.tell(api.Hello(2, 9, b"n" * 32))
+    goodbye = await client.ended()
+    assert goodbye is not None
+    assert goodbye.code == "bad_version"
+
+
+async def test_a_frame_over_the_limit_ends_the_connection(node: Node, http: aiohttp.ClientSession) -> None:
+    client = await dial(http, True)
+    await client.channel.send(b" " * (FRAME_BYTES_MAX + 1))
+    await client.ended()
+    assert (await http.get("/health")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "good"),
+    [
+        ("http://evil.test", False),
+        ("null", False),
+        ("http://127.0.0.1", False),
+        ("http://{host}.evil.test", False),
+        ("http://{host}", True),
+    ],
+)
+async def test_only_pages_of_this_site_may_connect(
+    node: Node, http: aiohttp.ClientSession, origin: str, good: bool
+) -> None:
+    headers = {"Origin": origin.format(host=node.config.listen)}
+    if good:
+        await (await http.ws_connect("/v1/ws", headers=headers)).close()
+        return
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await http.ws_connect("/v1/ws", headers=headers)
+    assert refused.value.status == 403
+
+
+async def test_health(node: Node, http: aiohttp.ClientSession) -> None:
+    async with http.get("/health") as answer:
+        assert (answer.status, await answer.json()) == (200, {"ok": True, "name": "a.test"})
+    node._fail(RuntimeError("made up"))
+    async with http.get("/health") as answer:
+        assert answer.status == 503
+
+
+async def test_a_node_that_stops_closes_its_sockets(tmp_path: Path) -> None:
+    async with Node.open(listening(tmp_path)) as node, aiohttp.ClientSession(f"http://{node.config.listen}") as http:
+        client = await dial(http, True)
+        async with asyncio.timeout(20):
+            await node.close()
+            await client.ended()
