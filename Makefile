@@ -6,6 +6,8 @@ SEED ?= 1
 SEEDS ?= 200
 TRACE ?=
 WORKERS ?= 2
+PEERS ?= ../shared/bench/peers
+WORKS ?= W1a,W1b,W2a,W2b,W5,W6,W7
 export PYTHONHASHSEED ?= 0
 
 .PHONY: help venv demo run test test-long check format sim bench bench-peers lock schema clean
@@ -51,8 +53,9 @@ sim: venv  ## one seeded run of the simulator: make sim SEED=7 TRACE=1
 bench: venv  ## messages per second, memory, latency
 	$(BIN)/python -m tests.bench
 
-bench-peers: venv  ## the same against other servers that are installed here
-	$(BIN)/python -m tests.bench.peers
+bench-peers: venv  ## the same work against ejabberd too, where it is installed: make bench-peers PEERS=FOLDER
+	$(BIN)/python $(PEERS)/bench.py $(if $(shell command -v ejabberdctl),ejabberd/postgres) roost/sqlite \
+		--adapter roost=tests/bench/peer.py:Roost --works $(WORKS)
 
 schema: venv  ## the generated files: node.example.yaml
 	$(BIN)/python -m node.config > node.example.yaml

@@ -198,5 +198,5 @@ def split_host_port(text: str) -> tuple[str, int]:
     """`host:port` or `[v6]:port` in parts; `AddressError` otherwise (PROTOCOL.md 2.4)."""
     match = _HOST_PORT.fullmatch(text)
     if match is None or int(match["port"]) > 65535:
-        raise AddressError(f"{text[:80]!r} is not HOST:PORT, for example 192.0.2.7:7701 or [2001:db8::7]:7701")
+        raise AddressError(f"{text[:80]!r} is not HOST:PORT, for example 192.0.2.7:7701")
     return match["host"] or match["v6"], int(match["port"])

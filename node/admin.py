@@ -210,6 +210,14 @@ async def perform(node: "Node", op: str, args: Args) -> Any:
         raise AdminError("bad_request", f"{op} needs {error}") from None
     except StoreFailed as error:
         raise AdminError("failed", str(error)) from None
+    except Exception as error:  # a value of another type, or a bug: the connection is answered and goes on
+        node.report(error)
+        raise AdminError("failed", f"{op} failed: {error!r}") from None
+
+
+class _Request(msgspec.Struct):
+    op: str
+    args: Args = {}
 
 
 class AdminSocket:
@@ -231,12 +239,12 @@ class AdminSocket:
             while line := await reader.readline():
                 answer: dict[str, Any]
                 try:
-                    request = msgspec.json.decode(line, type=dict[str, Any])
-                    result = await perform(self._node, request["op"], request.get("args", {}))
+                    request = msgspec.json.decode(line, type=_Request)
+                    result = await perform(self._node, request.op, request.args)
                     answer = {"ok": True, "result": result}
                 except AdminError as error:
                     answer = {"ok": False, "code": error.code, "message": str(error)}
-                except (msgspec.MsgspecError, KeyError, ValueError) as error:
+                except (msgspec.MsgspecError, ValueError) as error:
                     answer = {"ok": False, "code": "bad_frame", "message": f"not a request: {error}"}
                 writer.write(msgspec.json.encode(answer) + b"\n")
                 await writer.drain()

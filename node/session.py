@@ -47,7 +47,7 @@ class Session:
         self.feed_wake = asyncio.Event()
         self._window: deque[tuple[int, Log | None, int]] = deque()  # pushed, not acknowledged
         self._window_bytes = 0
-        self._acked = 0
+        self._acked = self._pushed = 0
 
     # --- connection ---------------------------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -186,11 +186,13 @@ class Session:
         self.node.join(self)
         self._acked = device.acked
         store = self.node.store_text
-        if frame.resume is not None and frame.resume.store == store:
-            if frame.resume.position > device.acked:
-                await self._catch_up(device.acked, frame.resume.position)
-            self._acked = frame.resume.position
         box = await self.node.store.read(reads.mailbox, device.local)
+        if frame.resume is not None and frame.resume.store == store:
+            # Never past the end: what comes there later was not seen.
+            resume = min(frame.resume.position, box.position)
+            if resume > device.acked:
+                await self._catch_up(device.acked, resume)
+            self._acked = resume
         return api.Ready(
             f"{device.local}@{self.node.us.name}", render.device(device).device, account.display_name,
             api.Cursor(store, self._acked), box.position,
@@ -203,6 +205,7 @@ class Session:
             self._window.extend(self._seen(item) for item in found if item.position <= upto)
             if not found:
                 break
+        self._pushed = upto
         self._ack(api.Ack(upto))
 
     async def _page(self, after: int) -> "tuple[list[reads.Placed | rows.Fact], int]":
@@ -236,6 +239,7 @@ class Session:
             self.feed_wake.clear()
             if len(self._window) < api.FEED_ITEMS_MAX and self._window_bytes < api.FEED_BYTES_MAX:
                 found, position = await self._page(position)
+                self._pushed = position
                 if found:
                     raw = self._codec.encode(api.Feed(self.node.store_text, tuple(self._item(i) for i in found)))
                     self._window.extend(self._seen(item) for item in found)
@@ -257,17 +261,18 @@ class Session:
         device = self.logged_in()
         seqs: dict[Log, int] = {}
         missing: dict[Log, list[int]] = {}
-        while self._window and self._window[0][0] <= frame.position:
+        upto = min(frame.position, max(self._pushed, self._acked))
+        while self._window and self._window[0][0] <= upto:
             position, log, seq = self._window.popleft()
             if log is not None:
                 seqs[log] = max(seq, seqs.get(log, 0))
                 if position in frame.missing:
                     missing.setdefault(log, []).append(seq)
         self._window_bytes = 0 if not self._window else self._window_bytes
-        if frame.position > self._acked or seqs:
-            self._acked = max(self._acked, frame.position)
+        if upto > self._acked or seqs:
+            self._acked = max(self._acked, upto)
             seen = tuple(Seen(log, seq, missing=tuple(missing.get(log, ()))) for log, seq in seqs.items())
-            future = self.node.store.submit(Acknowledge(device.local, device.device, frame.position, seen))
+            future = self.node.store.submit(Acknowledge(device.local, device.device, upto, seen))
             future.add_done_callback(self._acknowledged)
         self.feed_wake.set()
 

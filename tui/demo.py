@@ -26,8 +26,8 @@ class DemoApp(RoostApp):
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="sides"):
-            for side, client in zip(("left", "right"), self._clients, strict=True):
-                pane = ChatPane(client, id=side)
+            for side, client, other in zip(("left", "right"), self._clients, reversed(self._clients), strict=True):
+                pane = ChatPane(client, to=other.address, id=side)
                 pane.border_title = text.name(client.address).replace("[", "(")
                 pane.set_reactive(ChatPane.active, side == "left")
                 yield pane

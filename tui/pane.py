@@ -3,7 +3,6 @@
 import time
 from typing import ClassVar
 
-from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container, Horizontal, Vertical
@@ -40,8 +39,9 @@ class ChatPane(Container):
             super().__init__()
             self.pane = pane
 
-    def __init__(self, client: ChatClient, *, id: str | None = None) -> None:
+    def __init__(self, client: ChatClient, *, to: str = "", id: str | None = None) -> None:
         super().__init__(id=id)
+        self._to = to  # whom to write to when there is no conversation yet
         self.bridge = Bridge(client, self._problem)
         self.conversations: list[Conversation] = []
         self.room = Room()
@@ -75,13 +75,20 @@ class ChatPane(Container):
 
     async def _start(self) -> None:
         await self._load_list()
-        await self._open_any()
+        if self.room.target is None and self._to:
+            self.write_to(self._to)
 
-    async def _open_any(self) -> None:
-        """Some room to start with: a person you know before a stranger's request."""
-        if self.room.target is None and self.conversations:
-            first = min(self.conversations, key=lambda c: c.request)
+    async def _adopt(self) -> None:
+        """Where there was no room, or only an address, the conversation that appeared is opened."""
+        if self.room.id is not None or not self.conversations:
+            return
+        if not self.room.address:
+            first = min(self.conversations, key=lambda c: c.request)  # a person you know before a stranger
             await self._open(first.id)
+        elif found := next((c for c in self.conversations if c.title == self.room.address), None):
+            self.room.id, self.room.conversation = found.id, found
+            self._draw_frame()
+            await self._reload()
 
     # -- news from the client
 
@@ -90,7 +97,7 @@ class ChatPane(Container):
         if change.kind == "lights":
             self._draw_lights()
             return
-        if message is not None and message.conversation == self.room.id:
+        if message is not None and self._is_here(message):
             if self.room.is_loading:
                 self.room.waiting.append(message)
             else:
@@ -99,6 +106,9 @@ class ChatPane(Container):
             self.run_worker(self._reload(), group="reload", exclusive=True)
         if change.kind != "state":
             self._refresh_list()
+
+    def _is_here(self, message: Message) -> bool:
+        return self.room.holds(message.conversation) or self.timeline.message_at(message.key) is not None
 
     def _put(self, message: Message) -> None:
         timeline = self.timeline
@@ -116,8 +126,8 @@ class ChatPane(Container):
     async def _reload(self) -> None:
         """The client had too much news to tell one by one."""
         room = self.room
-        if room.id is not None and not room.is_loading:
-            for message in await self.bridge.messages(room.id) or []:
+        if room.target is not None and not room.is_loading:
+            for message in await self.bridge.messages(room.target) or []:
                 if room is self.room:
                     self._put(message)
 
@@ -135,6 +145,7 @@ class ChatPane(Container):
         self.conversations = found
         self.room.conversation = next((c for c in found if c.id == self.room.id), self.room.conversation)
         self._draw_frame()
+        await self._adopt()
         self._read_if_seen()
 
     # -- what is on screen
@@ -175,8 +186,8 @@ class ChatPane(Container):
                     widget.focus(scroll_visible=False)
                     return
 
-    def on_resize(self, event: events.Resize) -> None:
-        self.set_class(event.size.width < NARROW_CELLS, "narrow")
+    def on_resize(self) -> None:
+        self.set_class(self.size.width < NARROW_CELLS, "narrow")
 
     # -- being read
 
@@ -223,12 +234,15 @@ class ChatPane(Container):
             self.focus_input()
             return
         found = next((c for c in self.conversations if c.id == conversation), None)
-        room = self._enter(Room(conversation, found))
-        messages = await self.bridge.messages(conversation) or []
+        await self._fill(self._enter(Room(conversation, found)))
+
+    async def _fill(self, room: Room) -> None:
+        """Show what the cache has of a room."""
+        messages = await self.bridge.messages(room.target or "") or []
         if room is not self.room:  # another one was opened meanwhile
             return
         room.has_older = len(messages) >= PAGE_MESSAGES
-        self.timeline.show(messages, model.first_unread(messages, found))
+        self.timeline.show(messages, model.first_unread(messages, room.conversation))
         room.is_loading = False
         for message in room.waiting:
             self._put(message)
@@ -248,9 +262,8 @@ class ChatPane(Container):
         return room
 
     def write_to(self, address: str) -> None:
-        """A room that does not exist until the first message is sent."""
-        self._enter(Room(address=address))
-        self.room.is_loading = False
+        """A room that has no id until the node took the first message."""
+        self.run_worker(self._fill(self._enter(Room(address=address))), group="open", exclusive=True)
 
     def action_switch(self) -> None:
         def chosen(choice: model.Choice | None) -> None:
@@ -301,11 +314,11 @@ class ChatPane(Container):
 
     async def _load_older(self, room: Room) -> None:
         messages = self.timeline.rows.messages
-        if room.is_loading_older or room.id is None or not messages:
+        if room.is_loading_older or room.target is None or not messages:
             return
         room.is_loading_older = True
         # One more millisecond: several messages may share the stamp of the oldest; known ones are dropped by key.
-        older = await self.bridge.messages(room.id, messages[0].stamp + 1)
+        older = await self.bridge.messages(room.target, messages[0].stamp + 1)
         room.is_loading_older = False
         if room is self.room and older is not None:
             room.has_older = self.timeline.prepend(older) > 0
@@ -328,10 +341,9 @@ class ChatPane(Container):
             else:
                 self.composer.insert(body)
             return
-        if room is self.room and room.id is None:
-            await self._load_list()
-            await self._open(sent.conversation)
-        elif room is self.room:
+        if room is self.room:
+            if room.id is None and text.is_address(sent.conversation):
+                room.address = sent.conversation  # as the client spells it
             if self.timeline.message_at(sent.key) is None:  # its first change may be here already, and be newer
                 self.timeline.put(sent)
             self.timeline.to_end()
@@ -364,7 +376,7 @@ class ChatPane(Container):
             await self._load_list()
             if room is self.room and all(c.id != room.id for c in self.conversations):
                 self._enter(Room())
-                await self._open_any()
+                await self._adopt()
 
     def _problem(self, told: str) -> None:
         self.app.notify(told, severity="error", markup=False)

@@ -11,7 +11,7 @@ class Room:
 
     id: str | None = None
     conversation: Conversation | None = None
-    address: str = ""  # of a room that does not exist yet
+    address: str = ""  # of a room that had no id yet when it was opened
     is_loading: bool = True  # its messages are on the way; news waits
     waiting: list[Message] = field(default_factory=list)
     has_older: bool = False
@@ -27,6 +27,10 @@ class Room:
     def target(self) -> str | None:
         """Where a message goes."""
         return self.id or self.address or None
+
+    def holds(self, conversation: str) -> bool:
+        """Whether a message belongs here: until the node took the first one, the address stands for the id."""
+        return bool(conversation) and conversation in (self.id, self.address, self.title)
 
     @property
     def is_request(self) -> bool:

@@ -4,12 +4,12 @@ It imports no server code. One message's way: `client.send` writes the outbox (`
 a `session`, the reply and later watermarks move its state (`feed`), and `hub` tells whoever waits or watches.
 
 - `client`    Client: the face; `asks` are its plain questions to the node
-- `sync`      the one supervised task: connect, resume, drain the outbox, keep the feed, reconnect
+- `sync`      the one supervised task: connect, resume, reconnect; `drain` sends the outbox, `keep` stores what comes
 - `events`    what `Client.events()` gives: acknowledged once the consumer asks for the next
 - `hub`       waiting for states, and coalesced changes for screens
 - `session`   requests, replies and the bounded window over one connection
 - `channels`  QUIC first, WebSocket (`websocket`) when it does not answer; `wire` checks the node's pinned key
-- `store`     the durable local store: runner and schema; `outbox`, `feed`, `rows` hold its SQL
+- `store`     the durable local store: runner and schema; `outbox`, `feed`, `marks`, `rows` hold its SQL
 - `profile`   a device on this machine: link, token and key in a private folder
 - `model`     what callers get; `errors` what they may catch
 

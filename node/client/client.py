@@ -58,9 +58,9 @@ class Client(Asks):
             await opened.close()
             raise
         hub, me = Hub(cursor.stored), Me(who.address, who.device)
-        sync = Sync(opened, hub, me, connect, token, jitter)
+        sync = Sync(opened, hub, me, cursor, connect, token, jitter)
         client = cls(who, opened, hub, sync)
-        sync.start(cursor)
+        sync.start()
         return client
 
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 from weakref import WeakSet
 
+from node.client.errors import Lost
 from node.client.feed import Entry
 from node.client.model import Change, Message
 from node.client.rows import FAILED, RANK
@@ -90,7 +91,7 @@ class Hub:
         for entries in waiting.values():
             for _, future in entries:
                 if not future.done():
-                    future.set_exception(error or asyncio.CancelledError())
+                    future.set_exception(error or Lost("the client was closed before that was known"))
         for screen in self.screens:
             screen.wake()
         for reader in self.readers:

@@ -125,6 +125,7 @@ class Session:
             try:
                 async with asyncio.timeout(FLUSH_S):
                     await self.request(api.Ping(id=1))  # frames are handled in order: its answer covers the ack
+                self.unconfirmed = False
             except (TimeoutError, Lost, api.ApiError):
                 pass
 

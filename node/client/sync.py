@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-import sqlite3
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -12,12 +11,13 @@ import msgspec
 
 from federation.ports import ChannelClosed
 from node import api
-from node.client import feed, marks, outbox
+from node.client import marks
 from node.client.drain import Drain
 from node.client.errors import Lost, NodeKeyError, StoreError, Unreachable
-from node.client.feed import Applied, Me
+from node.client.feed import Me
 from node.client.hub import Hub
-from node.client.model import Change, Lights, Message
+from node.client.keep import Keeper
+from node.client.model import Change, Lights
 from node.client.outbox import Row
 from node.client.session import Session
 from node.client.store import Store
@@ -29,7 +29,6 @@ RETRY_S_MAX = 60.0
 FIRST_RETRY_S = 0.25
 STEADY_S = 5.0  # a connection that lived so long was a success: the next retry is fast again
 WAKE_S = 0.5  # a new message tries again at once, but not more often than this
-AHEAD_MAX = api.FEED_ITEMS_MAX // 2  # stored items that wait for `events()` while nobody reads
 READS_MAX = 64  # marks per request
 logger = logging.getLogger(__name__)
 
@@ -42,18 +41,22 @@ class Sync:
     """Owns the connection. Everything that fails for good ends up in `hub.error`, and every call raises it."""
 
     def __init__(
-        self, store: Store, hub: Hub, me: Me, connect: Connect, token: str, jitter: Callable[[float], float]
+        self,
+        store: Store,
+        hub: Hub,
+        me: Me,
+        cursor: marks.Cursor,
+        connect: Connect,
+        token: str,
+        jitter: Callable[[float], float],
     ) -> None:
-        self._store, self._hub, self._me = store, hub, me
+        self._store, self._hub = store, hub
         self._connect, self._token, self._jitter = connect, token, jitter
         self.lights = Lights(me_since=_now_ms())
         self._session: Session | None = None
         self._drain: Drain | None = None
-        self._cursor = marks.Cursor("", 0, 0)
-        self._ahead = 0  # items the node pushed and we did not acknowledge
-        self._dirty_n = 0  # journal entries processed and not yet noted in the store
-        self._noted = (0, 0)
-        self._noting = False
+        self._keeper = Keeper(store, hub, me, cursor)
+        self.consumed = self._keeper.consumed
         self._failures = 0
         self._reason = ""
         self._changed = asyncio.Event()  # connected, or failed to
@@ -62,8 +65,7 @@ class Sync:
         self._reads_told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, cursor: marks.Cursor) -> None:
-        self._cursor = cursor
+    def start(self) -> None:
         self._task = asyncio.create_task(self._supervise())
 
     # --- for the client -----------------------------------------------------------------------------------
@@ -100,32 +102,6 @@ class Sync:
             raise Unreachable(self._reason or f"no connection to the node within {LIVE_S:g} s") from None
         return self._session
 
-    def consumed(self, n: int, position: int) -> None:
-        """`events()` was asked past this entry: the node may know, and the journal may forget."""
-        if self._session is not None and position > self._cursor.consumed:
-            self._session.ack(position)
-            self._ahead = 0
-        self._cursor = self._cursor._replace(consumed=max(position, self._cursor.consumed))
-        if n > self._dirty_n or position > 0:
-            self._dirty_n = max(n, self._dirty_n)
-            self._note_soon()
-
-    def _note_soon(self) -> None:
-        """One transaction at a time notes what was consumed, for however many entries there were meanwhile."""
-        if self._noting or self._hub.closed:
-            return
-        noted = (self._dirty_n, self._cursor.consumed)
-        if noted == self._noted:
-            return
-        self._noting, self._noted = True, noted
-
-        def done(future: "asyncio.Future[None]") -> None:
-            self._noting = False
-            if not future.cancelled() and future.exception() is None:
-                self._note_soon()
-
-        self._store.submit(lambda db: marks.consume(db, *noted)).add_done_callback(done)
-
     async def close(self) -> None:
         """Tell the node what was consumed and read (bounded), then end the connection."""
         session = self._session
@@ -138,14 +114,11 @@ class Sync:
                     pass
             await session.flush()
         self._hub.end(None)
+        self._changed.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        n, position = self._dirty_n, self._cursor.consumed
-        try:
-            await self._store.run(lambda db: marks.consume(db, n, position))
-        except StoreError as error:
-            logger.warning("what was consumed could not be noted, it will come again: %s", error)
+        await self._keeper.flush()
 
     # --- the supervised task ------------------------------------------------------------------------------
     async def _supervise(self) -> None:
@@ -153,6 +126,7 @@ class Sync:
         while True:
             self._light("connecting", self._reason)
             began = loop.time()
+            self._wake.clear()  # before the attempt: what is queued while it fails tries again at once
             try:
                 await self._once()
             except (Unreachable, Lost, ChannelClosed) as error:
@@ -167,6 +141,7 @@ class Sync:
                 logger.exception("a mistake in the client ended it")
                 return self._fail(error)
             self._failures += 1
+            self._changed.set()
             self._light("down", self._reason)
             tries = 0 if loop.time() - began > STEADY_S else tries + 1
             await self._pause(tries)
@@ -177,7 +152,6 @@ class Sync:
         self._changed.set()
 
     async def _pause(self, tries: int) -> None:
-        self._wake.clear()
         pause = self._jitter(FIRST_RETRY_S if tries <= 1 else min(RETRY_S_MAX, 2.0 ** (tries - 2)))
         soonest = asyncio.get_running_loop().time() + min(WAKE_S, pause)
         try:
@@ -196,7 +170,7 @@ class Sync:
         try:
             await self._auth(session)
             drain = Drain(self._store, session, self._jitter)
-            keeping = asyncio.create_task(self._keep(session, drain))
+            keeping = asyncio.create_task(self._keeper.run(session, drain))
             tasks += [asyncio.create_task(drain.run()), asyncio.create_task(self._tell(session))]
             self._up(session, drain)
             await asyncio.wait([*tasks, keeping], return_when=asyncio.FIRST_COMPLETED)
@@ -206,6 +180,7 @@ class Sync:
                     task.result()
         finally:
             self._session = self._drain = None
+            self._keeper.begin(None)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -216,7 +191,7 @@ class Sync:
             await wire.close()
 
     async def _auth(self, session: Session) -> None:
-        cursor = self._cursor
+        cursor = self._keeper.cursor
         resume = api.Cursor(cursor.store, cursor.consumed) if cursor.store else None
         try:
             async with asyncio.timeout(AUTH_S):
@@ -226,16 +201,11 @@ class Sync:
         if not isinstance(ready, api.Ready):
             raise Lost("the node answered the login with something else")
         if not cursor.store:
-            await self._restart(ready.acked.store, ready.acked.position)
+            await self._keeper.restart(ready.acked.store, ready.acked.position)
         elif ready.acked.store != cursor.store or ready.head < cursor.stored:
-            await self._restart(ready.acked.store, 0)
+            await self._keeper.restart(ready.acked.store, 0)
             raise Lost("the node's store was replaced: starting again from its beginning")
-        self._ahead = 0
-
-    async def _restart(self, store: str, position: int) -> None:
-        await self._store.run(lambda db: marks.start(db, store, position))
-        self._cursor = marks.Cursor(store, position, position)
-        self._hub.position = position
+        self._keeper.begin(session)
 
     def _up(self, session: Session, drain: Drain) -> None:
         self._session, self._drain = session, drain
@@ -244,51 +214,7 @@ class Sync:
         self._light("up", "")
         self._changed.set()
 
-    # --- keep: replies and the feed into the store --------------------------------------------------------
-    async def _keep(self, session: Session, drain: Drain) -> None:
-        while True:
-            if not session.ended:
-                await session.fed.wait()
-            session.fed.clear()
-            feeds = session.take_feeds()
-            rows, outcomes = drain.take()
-            if any(pushed.store != self._cursor.store for pushed in feeds):
-                raise Lost("the node's store was replaced")
-            if feeds or outcomes:
-                await self._keep_these(session, feeds, outcomes)
-            drain.settled(rows)
-            if session.ended and not session.feeds:
-                return
-
-    async def _keep_these(self, session: Session, feeds: list[api.Feed], outcomes: list[outbox.Outcome]) -> None:
-        shown = bool(self._hub.screens) and not self._hub.readers
-        me = self._me
-
-        def job(db: sqlite3.Connection) -> tuple[list[Message], Applied]:
-            own = outbox.settle(db, outcomes) if outcomes else []
-            states = [] if shown else feed.note(db, [(0, Change("state", m)) for m in own])
-            applied = feed.apply(db, me, feeds, journal=not shown)
-            if shown:
-                marks.consume_all(db)
-            return own, applied._replace(entries=[*states, *applied.entries])
-
-        own, applied = await self._store.run(job)
-        changes = [Change("state", m) for m in own]
-        self._ahead += sum(len(pushed.items) for pushed in feeds)
-        self._cursor = self._cursor._replace(stored=applied.position)
-        self._hub.publish([*changes, *applied.changes], applied.entries, applied.position)
-        if shown:
-            self._acknowledge(session, applied.position)
-        elif not self._hub.readers and self._ahead >= AHEAD_MAX:
-            # Nobody reads, and the node's window must not close: stored here and opened is what delivered means.
-            self._acknowledge(session, applied.position)
-            self._note_soon()
-
-    def _acknowledge(self, session: Session, position: int) -> None:
-        self._cursor = self._cursor._replace(consumed=max(position, self._cursor.consumed))
-        self._ahead = 0
-        session.ack(position)
-
+    # --- read marks ---------------------------------------------------------------------------------------
     async def _tell(self, session: Session) -> None:
         """Read marks, also those made while offline."""
         while True:

@@ -61,7 +61,7 @@ class RoostSession(Session, asyncio.Protocol):
         self._ids = itertools.count(1)
         self._key = os.urandom(6).hex()
         self._sent = self._done = self._unsaid = 0
-        self._feeding = False
+        self._ready: asyncio.Future[Any] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self._idle = asyncio.Event()
@@ -159,14 +159,21 @@ class RoostSession(Session, asyncio.Protocol):
         self._write(make(number))
         return await future
 
-    async def login(self, user: str, token: str) -> None:
+    async def login(self, user: str, address: str, token: str) -> None:
+        """Ends where the first use shows whether this connection wants a feed."""
         welcome = await self._welcome
         if not token:
             proof = SIGNING.sign("device-login", api.login_bytes(welcome.nonce, user))
             done = await self.ask(lambda n: api.Login(n, user, PASSWORD, "bench", SIGNING.public, proof))
             token = done.token
-        ready = await self.ask(lambda n: api.Auth(n, token, feed=False))
-        self.user, self.token, self.address = user, token, ready.address
+        self.user, self.token, self.address = user, token, address
+
+    def auth(self, feed: bool) -> "asyncio.Future[Any]":
+        if self._ready is None:
+            number = next(self._ids)
+            self._ready = self._asked[number] = asyncio.get_running_loop().create_future()
+            self._write(api.Auth(number, self.token, feed=feed))
+        return self._ready
 
     # --- the bench's contract -----------------------------------------------------------------------------------------
     @property
@@ -176,15 +183,14 @@ class RoostSession(Session, asyncio.Protocol):
     @on_message.setter
     def on_message(self, callback: Any) -> None:
         self._callback = callback
-        if callback is not None and not self._feeding:
-            self._feeding = True
-            number = next(self._ids)
-            self._asked[number] = asyncio.get_running_loop().create_future()
-            self._write(api.Auth(number, self.token))
+        if callback is not None:
+            self.auth(True)
 
     async def send(self, to: str, body: str) -> None:
         if self._transport.is_closing():
             raise ConnectionError("the node closed the connection")
+        if self._ready is None or not self._ready.done():
+            await self.auth(False)
         number = next(self._ids)
         self._sent += 1
         self._write(api.Send(number, f"{self._key}{number}", to, body.encode()))
@@ -200,6 +206,7 @@ class RoostSession(Session, asyncio.Protocol):
             await self._idle.wait()
 
     async def archive_ids(self, peers: Any = ()) -> set[str]:
+        await self.auth(False)
         ids: set[str] = set()
         for conversation in (await self.ask(api.GetConversations)).conversations:
             before = None
@@ -288,7 +295,9 @@ class Roost(Adapter):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         _, session = await loop.create_connection(RoostSession, "127.0.0.1", self._ports[node])
         try:
-            await session.login(user, self._tokens.get((user, node), ""))
+            await session.login(user, self.address(user, node), self._tokens.get((user, node), ""))
+            if user == "probe":
+                await session.auth(False)
         except BaseException:
             await session.close()
             raise
@@ -296,7 +305,9 @@ class Roost(Adapter):  # type: ignore[misc]
         return session
 
     async def link_offline(self, sender: Any, user: str, node: str) -> str:
-        await (await self.connect(user, node)).close()  # a device whose mailbox waits for it
+        session = await self.connect(user, node)  # from now on a device that its mailbox waits for
+        await session.auth(False)
+        await session.close()
         return self.address(user, node)
 
     async def group_create_for(self, members: Any, name: str) -> str:

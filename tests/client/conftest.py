@@ -34,7 +34,7 @@ async def open_client(node: FakeNode, tmp_path: Path) -> AsyncIterator[Open]:
 
     async def open_it(path: Path | None = tmp_path / "cache.db", token: str = TOKEN) -> Client:
         client = await Client.open(
-            Device(ALICE, "dev-1"), connect=node.connect, token=token, store=path, jitter=lambda cap: 0.0
+            Device(ALICE, "dev-1"), connect=node.connect, token=token, store=path, jitter=lambda cap: 0.002
         )
         clients.append(client)
         return client

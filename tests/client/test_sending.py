@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from node import api
-from node.client import Client, Device
+from node.client import Client, Device, Lost, Unreachable
 from tests.client.conftest import Open
 from tests.client.fakenode import BOB, CONVERSATION, FakeNode, message, watermark
 
@@ -203,3 +203,18 @@ async def test_a_new_message_wakes_a_client_that_waits_to_reconnect(node: FakeNo
     key = (await client.send(BOB, "x")).key
     await _accepted(client, key)
     await client.close()
+
+
+async def test_closing_ends_every_wait(node: FakeNode, open_client: Open) -> None:
+    node.down = True
+    client = await open_client()
+    key = (await client.send(BOB, "x")).key
+    waiting = asyncio.create_task(client.wait(key, "accepted", WAIT_S))
+    reading = asyncio.create_task(anext(client.events(("message",))))
+    with pytest.raises(Unreachable):
+        await client.devices()
+    await client.close()
+    with pytest.raises(Lost):
+        await waiting
+    with pytest.raises(StopAsyncIteration):
+        await reading

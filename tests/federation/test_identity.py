@@ -202,5 +202,5 @@ def test_a_link_survives_its_text(addresses: tuple[str, ...]) -> None:
 def test_what_is_not_host_and_port_is_refused(text: str) -> None:
     with pytest.raises(AddressError):
         split_host_port(text)
-    assert split_host_port("[::1]:65535") == ("::1", 65535)
+    assert split_host_port("[2001:db8::7]:65535") == ("2001:db8::7", 65535)
     assert split_host_port("host-1.example:0") == ("host-1.example", 0)

@@ -127,10 +127,12 @@ class Client:
         """Ask until the one recipient is in that state; looks again whenever the feed moves."""
         async with asyncio.timeout(WAIT_S):
             while True:
+                before = len(self.items)
                 (to,) = (await self.ask(api.GetState, event)).to
                 if to.state == wanted:
                     return to  # type: ignore[no-any-return]
-                await self.pump()
+                if len(self.items) == before:
+                    await self.pump()
 
     async def ended(self) -> api.Goodbye | None:
         async with asyncio.timeout(WAIT_S):

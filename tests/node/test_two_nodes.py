@@ -57,7 +57,6 @@ async def test_an_offline_node_gets_it_once_when_it_is_back(tmp_path: Path) -> N
             assert bodies == [b"%d" % n for n in range(20)]
             history = await bob.ask(api.GetHistory, "alice@a.test")
             assert len(history.messages) == 21
-        assert (await a.store.read(lambda c: None)) is None
 
 
 async def test_why_names_a_peer_that_does_not_answer(tmp_path: Path) -> None:
@@ -72,9 +71,7 @@ async def test_why_names_a_peer_that_does_not_answer(tmp_path: Path) -> None:
         why = await alice.ask(api.GetWhy, sent.event)
         assert why.hops[-1].what == "waiting"
         assert "b.test" in why.hops[-1].detail or "no link" in why.hops[-1].detail
-        assert await call(a_config, "why", {"event": sent.event}) == {
-            "t": "why", "event": sent.event, **(await call(a_config, "why", {"event": sent.event}))
-        }  # fmt: skip
+        assert (await call(a_config, "why", {"event": sent.event}))["event"] == sent.event
         while not [light for light in alice.lights if light.state == "down"]:
             await alice.pump()
         why = await alice.ask(api.GetWhy, sent.event)

@@ -142,8 +142,8 @@ async def test_health(node: Node, http: aiohttp.ClientSession) -> None:
 
 
 async def test_a_node_that_stops_closes_its_sockets(tmp_path: Path) -> None:
-    async with Node.open(listening(tmp_path)) as node, aiohttp.ClientSession(f"http://{node.config.listen}") as http:
-        client = await dial(http, True)
-        async with asyncio.timeout(20):
-            await node.close()
-            await client.ended()
+    settings = listening(tmp_path)
+    async with aiohttp.ClientSession(f"http://{settings.listen}") as http:
+        async with asyncio.timeout(20), Node.open(settings):
+            client = await dial(http, True)
+        await client.ended()

@@ -147,7 +147,7 @@ class Host:
 
     async def run(self) -> None:
         """One life after the other."""
-        while True:
+        while not self.world.over:
             self.life = life = Life(self, self.world)
             self.lives += 1
             starting = life.spawn(life.start())

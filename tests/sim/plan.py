@@ -44,12 +44,12 @@ class Plan:
 
 def draw(chance: Random) -> Plan:
     """Two or three nodes, one or two users on each, a busy minute."""
-    hosts = NAMES[: chance.choice((2, 2, 3))]
+    hosts = NAMES[: chance.choice((2, 2, 2, 3))]
     users: list[tuple[str, str, int]] = []
     for host in hosts:
-        for user in ("ann", "bob")[: chance.choice((1, 1, 2))]:
+        for user in ("ann", "bob")[: chance.choice((1, 1, 1, 2))]:
             users.append((user, host, 1))
-    if chance.random() < 0.4:
+    if chance.random() < 0.3:
         users.append((*users[chance.randrange(len(users))][:2], 2))
     seconds = chance.uniform(10, 50)
     skew = {host: chance.randint(-3000, 3000) for host in hosts}
@@ -68,7 +68,7 @@ def _writes(chance: Random, users: list[tuple[str, str, int]], seconds: float) -
     friends = {a: chance.sample([b for b in addresses if b != a], min(2, len(addresses) - 1)) for a in addresses}
     moments = [chance.uniform(0, seconds) for _ in range(6)]
     writes = []
-    for number in range(chance.randint(10, 20)):
+    for number in range(chance.randint(8, 15)):
         client = chance.randrange(len(users))
         me = f"{users[client][0]}@{users[client][1]}"
         to = chance.choice(friends[me])
@@ -81,7 +81,7 @@ def _writes(chance: Random, users: list[tuple[str, str, int]], seconds: float) -
 
 def _faults(chance: Random, hosts: tuple[str, ...], seconds: float) -> tuple[Fault, ...]:
     faults = []
-    for _ in range(chance.randint(3, 7)):
+    for _ in range(chance.randint(3, 6)):
         host, other = chance.sample(hosts, 2)
         faults.append(
             Fault(

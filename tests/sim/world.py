@@ -48,7 +48,7 @@ class World:
         self.plan: Plan = draw(chance)
         self.trace: list[Line] = []
         self.violations: list[str] = []
-        self.healed = False
+        self.healed = self.over = False
         self.tasks: list[asyncio.Future[Any]] = []
         self.net = Net(self, Random(chance.getrandbits(64)))
         self.hosts = {name: Host(self, name, Random(chance.getrandbits(64))) for name in self.plan.hosts}
@@ -61,6 +61,13 @@ class World:
 
     # --- what happens -------------------------------------------------------------------------------------------------
     async def run(self) -> None:
+        try:
+            await self._live()
+        except Exception as error:
+            self.violations.append(f"the run itself failed: {error!r}")
+        await self._end()
+
+    async def _live(self) -> None:
         for host in self.hosts.values():
             self.tasks.append(asyncio.ensure_future(host.run()))
         await asyncio.sleep(5)  # all of them are up long before
@@ -78,7 +85,6 @@ class World:
                 await self.clients[moment.client].say(moment.key, moment.to, f"{moment.key} says hello".encode())
         await asyncio.sleep(max(0.0, start + self.plan.seconds - self.loop.time()))
         await self._heal()
-        await self._end()
 
     async def _break(self, fault: Fault) -> None:
         host = self.hosts[fault.host]
@@ -117,7 +123,10 @@ class World:
             client.calm = True
             client.drop()
         until = self.loop.time() + QUIET_S_MAX
-        while reason := checker.unfinished(self):
+        quiet = 0
+        while quiet < 3:  # a commit or a frame may be on its way while all queues look empty
+            reason = checker.unfinished(self)
+            quiet = 0 if reason else quiet + 1
             if self.loop.time() > until:
                 self.violations.append(f"not quiet after {QUIET_S_MAX} s: {reason}")
                 return
@@ -130,6 +139,7 @@ class World:
         for task in self.tasks:
             if task.done() and not task.cancelled() and task.exception() is not None:
                 self.violations.append(f"a task failed: {task.exception()!r}")
+        self.over = True
         for host in self.hosts.values():
             if host.life is not None and host.life.up:
                 await host.life.stop()

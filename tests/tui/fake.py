@@ -46,7 +46,10 @@ class FakeClient:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-        room = to if to in self.rooms else self.add_room(to)
+        # As the real one: the first message to an address has no conversation until the node took it.
+        known = (room for room, c in self.rooms.items() if to in (room, c.title))
+        room = next(known, to)
+        self.logs.setdefault(room, [])
         message = self._message(room, self.address, text, key, mine=True)
         self._store(message)
         self.sent.append(message)
@@ -117,6 +120,8 @@ class FakeClient:
         return message
 
     def step(self, key: str, state: State, reason: str = "") -> None:
+        if state == "accepted":
+            self._begin(key)
         for log in self.logs.values():
             for at, message in enumerate(log):
                 if message.key == key:
@@ -137,11 +142,21 @@ class FakeClient:
         state: State = "queued" if mine else ""
         return Message(None if mine else key, key, room, sender, "main", text, self.now_ms, mine, state)
 
+    def _begin(self, key: str) -> None:
+        """The first accepted message makes the conversation."""
+        for address in [room for room in self.logs if room not in self.rooms and self.logs[room]]:
+            if any(m.key == key for m in self.logs[address]):
+                waiting = self.logs.pop(address)
+                room = self.add_room(address, last_text=waiting[-1].text, last_stamp=waiting[-1].stamp)
+                self.logs[room].extend(msgspec.structs.replace(m, conversation=room) for m in waiting)
+                self._news.put_nowait(Change("conversation", conversation=self.rooms[room]))
+
     def _store(self, message: Message) -> None:
         log = self.logs[message.conversation]
         log.append(message)
         log.sort(key=lambda m: m.stamp)
-        self._room(message.conversation, last_text=log[-1].text, last_stamp=log[-1].stamp)
+        if message.conversation in self.rooms:
+            self._room(message.conversation, last_text=log[-1].text, last_stamp=log[-1].stamp)
 
     def _room(self, room: str, **fields: object) -> None:
         self.rooms[room] = msgspec.structs.replace(self.rooms[room], **fields)
@@ -151,11 +166,12 @@ class FakeClient:
         other, later = self.other, asyncio.get_running_loop().call_later
         assert other is not None
         self.step(message.key, "accepted")
-        if message.conversation not in other.rooms:
+        room = "~".join(sorted((self.address, other.address)))
+        if room not in other.rooms:
             other.add_room(self.address)
         other.now_ms = int(time.time() * 1000)
         later(0.4, self.step, message.key, "sent")
-        later(0.8, other.receive, message.conversation, message.text)
+        later(0.8, other.receive, room, message.text)
         later(0.9, self.step, message.key, "delivered")
 
 
@@ -191,8 +207,6 @@ def pair() -> tuple[FakeClient, FakeClient]:
     left, right = FakeClient("alice@a.test", now), FakeClient("bob@b.test", now)
     left.other, right.other = right, left
     right.lights = Lights("up", now, {"a.test": ("up", now)})
-    left.add_room("bob@b.test")
-    right.add_room("alice@a.test")
     return left, right
 
 

@@ -8,8 +8,9 @@ from textual.widgets import OptionList
 from node.client.errors import ClientError
 from tests.tui.fake import FakeClient, pair
 from tests.tui.looking import screen, until
-from tui.app import ChatApp
+from tui.app import ChatApp, RoostApp
 from tui.demo import DemoApp
+from tui.run import run_demo
 from tui.screens.help import HelpScreen
 from tui.screens.switcher import Switcher
 from tui.widgets.composer import NEWLINE_KEYS
@@ -172,7 +173,14 @@ async def test_writing_to_a_new_address_opens_the_room() -> None:
         await until(pilot, lambda: app.focused is app.pane.composer)
         assert client.sent == []
         await pilot.press(*"hi", "enter")
-        await until(pilot, lambda: app.pane.room.id == "alice@a.test~eve@e.test" and "queued" in screen(app))
+        await until(pilot, lambda: "queued" in screen(app))
+        for state, shown in STEPS:
+            client.step(client.sent[0].key, state)  # type: ignore[arg-type]
+            await until(pilot, lambda shown=shown: squeezed(shown) in squeezed(screen(app)))
+        await until(pilot, lambda: app.pane.room.id == "alice@a.test~eve@e.test")
+        client.receive("alice@a.test~eve@e.test", "hi yourself")
+        await until(pilot, lambda: "hi yourself" in screen(app))
+        assert len(app.pane.timeline.rows.messages) == 2
 
 
 async def test_rooms_by_key_and_drafts_stay_with_them() -> None:
@@ -236,7 +244,7 @@ async def test_two_people_side_by_side() -> None:
         assert {"alice@a.test", "bob@b.test"} <= set(screen(app).replace("║", " ").split())
         await pilot.press(*"hi", "enter")
         await until(pilot, lambda: left.sent)
-        right.receive(left.sent[0].conversation, left.sent[0].text)
+        right.receive(right.add_room("alice@a.test"), left.sent[0].text)
         await until(pilot, lambda: screen(app).count("hi") >= 2)
         assert right.reads == []  # nobody is on that side yet
         await pilot.press("tab")
@@ -244,3 +252,54 @@ async def test_two_people_side_by_side() -> None:
         await until(pilot, lambda: right.reads)
         await pilot.press("ctrl+o")
         await until(pilot, lambda: app.focused is app.panes[0].composer)
+
+
+async def test_two_who_never_spoke_can_start_at_once() -> None:
+    left, right = FakeClient("alice@a.test"), FakeClient("bob@b.test")
+    app = DemoApp(left, right)
+    async with app.run_test(size=(110, 24)) as pilot:
+        await until(pilot, lambda: app.focused is app.panes[0].composer)
+        await pilot.press("tab", *"draft", "tab", *"hi", "enter")
+        await until(pilot, lambda: left.sent and "queued" in screen(app))
+        right.receive(right.add_room("alice@a.test"), "hi")
+        await until(pilot, lambda: app.panes[1].room.id is not None and screen(app).count("hi") >= 2)
+        assert app.panes[1].composer.text == "draft"
+        assert app.focused is app.panes[0].composer
+
+
+async def test_clicking_and_enter_open_rooms_of_the_list() -> None:
+    client = FakeClient()
+    for name in ("bob", "carol"):
+        client.history(client.add_room(f"{name}@b.test"), [f"from {name}"])
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: "from carol" in screen(app))
+        await pilot.click(app.pane.listed, offset=(5, 2))
+        await until(pilot, lambda: app.pane.room.title == "bob@b.test" and app.focused is app.pane.composer)
+
+
+async def test_the_palette_offers_the_same_actions() -> None:
+    client = FakeClient()
+    client.add_room("bob@b.test")
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: app.focused is app.pane.composer)
+        command = next(c for c in app.get_system_commands(app.screen) if c.title == "Switch (Ctrl+K)")
+        await command.callback()
+        await until(pilot, lambda: isinstance(app.screen, Switcher))
+
+
+def test_run_makes_and_closes_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = pair()
+    made = iter((left, right))
+
+    async def factory() -> FakeClient:
+        return next(made)
+
+    async def leave(app: RoostApp) -> None:
+        app._return_code = 0
+
+    monkeypatch.setattr(RoostApp, "run_async", leave)
+    assert run_demo(factory, factory) == 0
+    assert left.is_closed
+    assert right.is_closed

@@ -31,33 +31,29 @@ class Switcher(ModalScreen[Choice | None]):
         self._conversations = conversations
         self._mine = mine
         self.found: list[Choice] = []
+        self._listed = OptionList(id="found", markup=False)
+        self._listed.can_focus = False
+        self._show("")
 
     def compose(self) -> ComposeResult:
         with Vertical(id="switcher"):
             yield Input(placeholder="Part of a name, or a whole address", id="query")
-            found = OptionList(id="found", markup=False)
-            found.can_focus = False
-            yield found
-
-    def on_mount(self) -> None:
-        self._show("")
+            yield self._listed
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self._show(event.value)
 
     def _show(self, query: str) -> None:
         self.found = choices(query, self._conversations, self._mine)[:CHOICES_MAX]
-        listed = self.query_one("#found", OptionList)
-        listed.set_options(Option(_prompt(choice)) for choice in self.found)
-        listed.highlighted = 0 if self.found else None
+        self._listed.set_options(Option(_prompt(choice)) for choice in self.found)
+        self._listed.highlighted = 0 if self.found else None
 
     def action_move(self, step: int) -> None:
-        listed = self.query_one("#found", OptionList)
         if self.found:
-            listed.highlighted = ((listed.highlighted or 0) + step) % len(self.found)
+            self._listed.highlighted = ((self._listed.highlighted or 0) + step) % len(self.found)
 
     def on_input_submitted(self) -> None:
-        at = self.query_one("#found", OptionList).highlighted
+        at = self._listed.highlighted
         if at is not None:
             self.dismiss(self.found[at])
 

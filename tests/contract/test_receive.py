@@ -1,0 +1,100 @@
+"""A peer's segments through the real store: taken once, refused for good, paused, or kept as evidence."""
+
+from federation.event import event_id
+from federation.ids import Log
+from federation.wire import LogAck, Segment
+from node.core import rows
+from node.core.people import ChangeAccount
+from node.core.receive import Receive
+from node.storage import reads
+from tests.contract.bench import Bench, Far
+
+
+def codes(ack: LogAck) -> list[tuple[int, str, str]]:
+    return [(v.seq, v.verdict, v.code) for v in ack.verdicts]
+
+
+async def test_receive_delivers_once_and_acknowledges(bench: Bench) -> None:
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    segment = far.segment(bench.user("alice"), [b"%d" % n for n in range(40)])
+    ack = await bench.do(Receive(far.node, segment))
+    assert (ack.seq, ack.verdicts) == (40, ())
+    again = await bench.all(Receive(far.node, segment), Receive(far.node, segment))  # the answer was lost
+    assert [(getattr(a, "seq", a), a.verdicts) for a in again] == [(40, ())] * 2
+    assert (await bench.get(rows.Mailbox, "alice")).items == 40
+    found, _ = await bench.store.read(reads.feed, "alice", 0, 100, 1 << 20)
+    assert [i.event.body for i in found if isinstance(i, reads.Placed)] == [b"%d" % n for n in range(40)]
+
+
+async def test_a_hole_waits_and_a_stranger_waits(bench: Bench) -> None:
+    far, stranger = Far(), Far(b"g", "g.test")
+    await bench.people("alice")
+    await bench.befriend(far)
+    ack = await bench.do(Receive(far.node, far.segment(bench.user("alice"), [b"x"], first=3)))
+    assert (ack.seq, codes(ack)) == (0, [(3, "later", "gap")])
+    ack = await bench.do(Receive(stranger.node, stranger.segment(bench.user("alice"), [b"x"])))
+    assert (ack.seq, codes(ack)) == (0, [(1, "later", "not_accepted")])
+    assert await bench.get(rows.Mailbox, "alice") is None
+
+
+async def test_a_full_mailbox_pauses_the_log(bench: Bench) -> None:
+    far = Far()
+    bench.context.mailbox_items_max = 2
+    await bench.people("alice")
+    await bench.befriend(far)
+    ack = await bench.do(Receive(far.node, far.segment(bench.user("alice"), [b"1", b"2", b"3"])))
+    assert (ack.seq, codes(ack)) == (2, [(3, "later", "mailbox_full")])
+
+
+async def test_unknown_and_deleted_users_are_refused_for_good(bench: Bench) -> None:
+    far = Far()
+    await bench.people("gone")
+    await bench.do(ChangeAccount("gone", state="deleted"))
+    await bench.befriend(far)
+    for name in ("gone", "never"):
+        ack = await bench.do(Receive(far.node, far.segment(bench.user(name), [b"1", b"2"])))
+        assert (ack.seq, codes(ack)) == (2, [(1, "refused", "unknown_user"), (2, "refused", "unknown_user")])
+
+
+async def test_forged_events_are_refused_and_the_log_goes_on(bench: Bench) -> None:
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    good = far.segment(bench.user("alice"), [b"1", b"2", b"3"])
+    signed = list(good.events)
+    signed[1] = type(signed[1])(signed[1].header, bytes(64), signed[1].body)
+    bad = Segment(good.conversation, good.origin, good.incarnation, 1, good.members, tuple(signed))
+    ack = await bench.do(Receive(far.node, bad))
+    assert (ack.seq, codes(ack)) == (3, [(2, "refused", "bad_signature")])
+    assert (await bench.get(rows.Mailbox, "alice")).items == 2
+
+
+async def test_one_event_under_two_numbers_ends_no_log(bench: Bench) -> None:
+    """A replay under another number is refused like any other bad event; it must not break the batch."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    good = far.segment(bench.user("alice"), [b"1"])
+    twice = Segment(good.conversation, good.origin, good.incarnation, 1, good.members, good.events * 2)
+    for _ in range(2):  # and the verdict is final
+        ack = await bench.do(Receive(far.node, twice))
+        assert ack.seq == 2
+    assert (await bench.get(rows.Mailbox, "alice")).items == 1
+
+
+async def test_two_events_under_one_number_are_kept_as_evidence(bench: Bench) -> None:
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    one, two = (far.segment(bench.user("alice"), [body]) for body in (b"1", b"2"))
+    await bench.do(Receive(far.node, one))
+    bench.hints.clear()
+    ack = await bench.do(Receive(far.node, two))
+    assert ack.seq == 1
+    kept = await bench.get(rows.Evidence, event_id(two.events[0].header))
+    assert (kept.seq, kept.header) == (1, two.events[0].header)
+    assert ("evidence", far.node) in bench.hints
+    stored = await bench.get(rows.StoredEvent, Log(one.conversation, one.origin, one.incarnation).key, 1)
+    assert stored.body == b"1"
