@@ -138,7 +138,8 @@ async def idle(name: str, node: Node, open_channel: Callable[[], Awaitable[Chann
     peers = [await Peer.login(await open_channel(), "bob", "pw") for _ in range(5)]  # what only the first one costs
     before = resident_bytes()
     peers += [await Peer.login(await open_channel(), "bob", "pw") for _ in range(IDLE)]
-    await asyncio.sleep(1)
+    for peer in peers:
+        await peer.ask(api.Ping(3))
     grown = resident_bytes() - before
     for peer in peers:
         await peer.close()
