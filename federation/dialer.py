@@ -101,7 +101,7 @@ class Dialer:
 
     def ended(self, connection: Connection) -> None:
         for cid in connection.cids:
-            del self._connections[cid]
+            self._connections.pop(cid, None)  # its retirement may have come first
         connection.cids = []
         self._live.pop(connection, None)
 

@@ -277,6 +277,7 @@ class Running:
                 case machine.Arrived(segment):
                     self._take(segment)
                 case machine.Up():
+                    self._channel.trust()  # a stranger who only knocked stays within the pre-hello memory
                     self.since_ms = self._clock.wall_ms()
                     self._service.reset(self._peer)
                     self._host.light(self._peer, "up", self.since_ms)
@@ -307,7 +308,6 @@ class Running:
             self._ended = "another link of this pair stays"
             await self._channel.send(wire.encode(wire.Goodbye("duplicate", self._ended)))
             return
-        self._channel.trust()
         await self._carry(self.state.stand(standing))
 
     async def restand(self, standing: Standing) -> None:

@@ -20,7 +20,7 @@ from federation.link import Settings, Us
 from federation.memory import pair
 from federation.ports import Channel
 from federation.service import Dial, Service
-from node import api, keys
+from node import api, coding, keys
 from node.api import ApiError
 from node.config import Config
 from node.core import rows
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from node.client import Client
 
 log = logging.getLogger("roost.node")
-CODECS = {"json": api.JSON, "msgpack": api.MSGPACK}
+CODECS = {"json": coding.JSON, "msgpack": coding.MSGPACK}
 Authenticate = Callable[[str, str], Awaitable[bool]]
 
 

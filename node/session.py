@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from federation.identity import encode_chain, hello_bytes
 from federation.ids import Log
 from federation.ports import Channel, ChannelClosed
-from node import api
+from node import api, coding
 from node.api import ApiError
 from node.core import render
 from node.core.progress import Acknowledge, Seen
@@ -35,7 +35,7 @@ LOOK_AGAIN_S = 30.0  # a lost hint costs at most this
 class Session:
     """Owned by the node; `run` returns when the connection is over."""
 
-    def __init__(self, node: "Node", channel: Channel, codec: api.Codec) -> None:
+    def __init__(self, node: "Node", channel: Channel, codec: coding.Codec) -> None:
         self.node, self._channel, self._codec = node, channel, codec
         self.nonce = node.system.random(32)
         self.device: rows.Device | None = None
@@ -254,7 +254,7 @@ class Session:
     def _item(self, item: "reads.Placed | rows.Fact") -> api.Item:
         if isinstance(item, reads.Placed):
             return render.message(item.origin, item.incarnation, item.event, self.node.directory.address, item.position)
-        return api.decode_item(item.item, item.position)
+        return coding.decode_item(item.item, item.position)
 
     def _ack(self, frame: api.Ack) -> None:
         """Positions become watermarks per log: what was pushed here is what can be acknowledged here."""

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 # Longer than the limit, and better so. Each with its reason; an entry that no longer counts fails.
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {"node/api.py": "the client protocol as one table of frames, read from top to bottom"}
 LONG_FUNCTIONS: dict[str, str] = {}
 
 ROOT_FILES = (
@@ -155,6 +155,8 @@ def test_no_test_sleeps() -> None:
     """Sleeping is guessing. `asyncio.sleep(0)` only yields, and waiting for an event with a limit is fine."""
     found = []
     for file in TESTS:
+        if "sim" in file.parts:
+            continue  # its loop's time is virtual: a sleep there is a jump of the clock
         for node in ast.walk(ast.parse(text(file))):
             if not isinstance(node, ast.Call):
                 continue

@@ -9,7 +9,7 @@ from federation.errors import ProtocolError
 from federation.identity import NodeLink
 from federation.ids import to_text
 from federation.ports import Channel, ChannelClosed
-from node import api
+from node import api, coding
 from node.client.errors import NodeKeyError, Unreachable
 
 HELLO_S = 10.0  # longest wait for a welcome
@@ -23,7 +23,7 @@ class Wire:
         self,
         channel: Channel,
         welcome: api.Welcome,
-        codec: api.Codec = api.MSGPACK,
+        codec: coding.Codec = coding.MSGPACK,
         release: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.channel, self.welcome, self.codec = channel, welcome, codec
@@ -38,7 +38,7 @@ class Wire:
                 await release()
 
 
-async def greet(channel: Channel, link: NodeLink, codec: api.Codec = api.MSGPACK) -> Wire:
+async def greet(channel: Channel, link: NodeLink, codec: coding.Codec = coding.MSGPACK) -> Wire:
     """Say hello and check the answer against the link; the channel is closed unless it is the right node.
 
     Raises `NodeKeyError`, `Unreachable`, `ApiError` or `ChannelClosed`.

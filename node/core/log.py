@@ -2,7 +2,7 @@
 
 from federation.event import Event, Header, Predecessor, body_hash, sign_event
 from federation.ids import Log, User, digest, to_text
-from node import api
+from node import api, coding
 from node.core import rows
 from node.core.context import Context
 from node.core.view import Key, View
@@ -124,7 +124,7 @@ def fact(view: View, local: str, key: bytes, item: api.Item) -> None:
     box = view.get(rows.Mailbox, local)
     position = box.position + 1 if box else 1
     view.put(rows.Mailbox(local, position, box.items if box else 0))
-    view.put(rows.Fact(local, key, position, api.encode_item(item)))
+    view.put(rows.Fact(local, key, position, coding.encode_item(item)))
     view.hint("mailbox", local)
 
 

@@ -73,7 +73,7 @@ class Receive:
             known = head.seq if head else 0
             seq = self.segment.first + number
             if seq <= known:
-                verdicts += self._repeat(view, context, seq, signed)
+                verdicts += self._repeat(view, context, seq, signed, key)
                 continue
             try:
                 if seq > known + 1:
@@ -182,7 +182,15 @@ class Receive:
         )  # fmt: skip
         view.put(rows.LogHead(self._log.key, *self._log, seq, event, stamp))
 
-    def _repeat(self, view: View, context: Context, seq: int, signed: Signed) -> list[Verdict]:
+    def _lies(self, signed: Signed, seq: int, key: bytes) -> bool:
+        """Whether the origin really signed this for the same number of the same log."""
+        try:
+            event = read_event(signed)
+        except ProtocolError:
+            return False
+        return event.header.log == self._log and event.header.seq == seq and signature_holds(event, key)
+
+    def _repeat(self, view: View, context: Context, seq: int, signed: Signed, key: bytes) -> list[Verdict]:
         """The same number again: the same event meets the same answer, and another one proves that the origin
         lies (PROTOCOL.md 4.11). A refusal is said again: its first acknowledgement may have been lost."""
         stored = view.get(rows.StoredEvent, self._log.key, seq)
@@ -190,6 +198,8 @@ class Receive:
         if stored is None:
             return []
         if event_id(stored.header) != other:
+            if not self._lies(signed, seq, key):
+                return []  # bytes that the origin never signed prove nothing, and would only fill the disk
             view.put(rows.Evidence(other, self._log.key, seq, signed.header, signed.signature, context.now_ms))
             view.hint("evidence", self.peer)
         elif stored.refused:

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Engine
 from federation.dialer import Dialer
 from federation.identity import NodeKey, split_host_port
 from federation.ports import Channel
-from node import admin, api
+from node import admin, api, coding
 from node.client.websocket import open_websocket
 from node.config import Config
 from node.node import Node
@@ -46,8 +46,8 @@ class Peer:
     @classmethod
     async def login(cls, channel: Channel, user: str, password: str) -> "Peer":
         self = cls(channel)
-        await channel.send(api.MSGPACK.encode(api.Hello(api.VERSION, api.VERSION, NONCE)))
-        welcome = api.MSGPACK.from_node((await channel.recv())[0])
+        await channel.send(coding.MSGPACK.encode(api.Hello(api.VERSION, api.VERSION, NONCE)))
+        welcome = coding.MSGPACK.from_node((await channel.recv())[0])
         assert isinstance(welcome, api.Welcome)
         channel.trust()
         self.task = asyncio.ensure_future(self._read())
@@ -58,17 +58,17 @@ class Peer:
         return self
 
     async def ask(self, request: api.Request) -> api.Reply:
-        await self.channel.send(api.MSGPACK.encode(request))
+        await self.channel.send(coding.MSGPACK.encode(request))
         reply = await self.replies.get()
         assert isinstance(reply, api.Reply), reply
         return reply
 
     async def _read(self) -> None:
         while frames := await self.channel.recv():
-            for got in map(api.MSGPACK.from_node, frames):
+            for got in map(coding.MSGPACK.from_node, frames):
                 if isinstance(got, api.Feed):
                     messages = sum(isinstance(item, api.Message) for item in got.items)
-                    await self.channel.send(api.MSGPACK.encode(api.Ack(got.items[-1].position)))
+                    await self.channel.send(coding.MSGPACK.encode(api.Ack(got.items[-1].position)))
                     if messages:
                         self.arrived.put_nowait(messages)
                 elif isinstance(got, api.Reply | api.Error):
@@ -113,7 +113,7 @@ async def federated(a: Node, sender: Peer, receiver: Peer, to: str, window: int,
     for number in range(count):
         await room.acquire()
         send = api.Send(10 + number, f"w{window}-{number}", to, BODY)
-        await sender.channel.send(api.MSGPACK.encode(send))
+        await sender.channel.send(coding.MSGPACK.encode(send))
     await arriving
     cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     counted.close()

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from adapters.base import Adapter, Session  # noqa: E402 - the bench put its folder on the path
 
 from federation.identity import NodeKey  # noqa: E402
-from node import admin, api, config  # noqa: E402
+from node import admin, api, coding, config  # noqa: E402
 from tests.bench.ports import free_port  # noqa: E402
 
 PASSWORD = "a password of the bench"
@@ -91,7 +91,7 @@ class RoostSession(Session, asyncio.Protocol):
         self._writable.set()
 
     def _write(self, what: Any) -> None:
-        self._transport.write(frame(BINARY, api.MSGPACK.encode(what)))
+        self._transport.write(frame(BINARY, coding.MSGPACK.encode(what)))
 
     def data_received(self, data: bytes) -> None:
         data = self._buffer + data
@@ -126,7 +126,7 @@ class RoostSession(Session, asyncio.Protocol):
 
     def _frame(self, head: int, payload: bytes) -> None:
         if head == BINARY:
-            self._take(api.MSGPACK.from_node(payload))
+            self._take(coding.MSGPACK.from_node(payload))
         elif head == PING:
             self._transport.write(frame(PONG, payload))
         elif head & 15 == CLOSE:

@@ -10,7 +10,7 @@ from federation import identity
 from federation.identity import NodeKey, NodeLink
 from federation.memory import MemoryChannel, pair
 from federation.ports import ChannelClosed
-from node import api
+from node import api, coding
 from node.client.errors import Unreachable
 from node.client.wire import Wire, greet
 
@@ -88,15 +88,15 @@ class FakeNode:
         try:
             nonce = secrets.token_bytes(32)
             (raw,) = await channel.recv()
-            hello = api.MSGPACK.from_client(raw)
+            hello = coding.MSGPACK.from_client(raw)
             assert isinstance(hello, api.Hello)
             signed = identity.hello_bytes("server", channel.binding, nonce, hello.nonce)
             proof = self.proof_key.sign("hello", signed)
             welcome = api.Welcome(1, "a.test", identity.encode_chain(self.chain), nonce, proof)
-            await channel.send(api.MSGPACK.encode(welcome))
+            await channel.send(coding.MSGPACK.encode(welcome))
             while frames := await channel.recv():
                 for raw in frames:
-                    await self._take(channel, api.MSGPACK.from_client(raw))
+                    await self._take(channel, coding.MSGPACK.from_client(raw))
                 await self._note()
         except ChannelClosed:
             pass
@@ -137,7 +137,7 @@ class FakeNode:
             await channel.send(self._feed(self.mailbox[after:]))
 
     def _feed(self, items: Sequence[api.Item]) -> bytes:
-        return api.MSGPACK.encode(api.Feed(self.store, tuple(items)))
+        return coding.MSGPACK.encode(api.Feed(self.store, tuple(items)))
 
     def accept(self, send: api.Send) -> api.Accepted:
         if send.key not in self.events:
@@ -148,8 +148,8 @@ class FakeNode:
 
 def _reply(number: int, outcome: api.AnyResult | api.ApiError) -> bytes:
     if isinstance(outcome, api.ApiError):
-        return api.MSGPACK.encode(api.Error(outcome.code, outcome.message, number, outcome.retry_after_ms))
-    return api.MSGPACK.encode(api.Reply(number, outcome))
+        return coding.MSGPACK.encode(api.Error(outcome.code, outcome.message, number, outcome.retry_after_ms))
+    return coding.MSGPACK.encode(api.Reply(number, outcome))
 
 
 def message(seq: int, text: str = "", sender: str = BOB, device: str = "dev-b", log: str = OTHER_LOG) -> api.Message:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from federation.memory import pair
-from node import api
+from node import api, coding
 from node.client import Lost, Wire
 from node.client.session import Session
 
@@ -22,12 +22,12 @@ class Line:
         """Exactly so many frames."""
         frames: list[api.FromClient] = []
         while len(frames) < count:
-            frames += [api.MSGPACK.from_client(raw) for raw in await self.far.recv()]
+            frames += [coding.MSGPACK.from_client(raw) for raw in await self.far.recv()]
         assert len(frames) == count
         return frames
 
     async def reply(self, *frames: api.FromNode) -> None:
-        await self.far.send(*(api.MSGPACK.encode(frame) for frame in frames))
+        await self.far.send(*(coding.MSGPACK.encode(frame) for frame in frames))
 
     async def end(self) -> None:
         self.far.cut()

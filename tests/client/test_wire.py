@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from federation import identity
 from federation.identity import NodeKey
 from federation.ports import Binding
-from node import api
+from node import api, coding
 from node.client import NodeKeyError, Unreachable, greet
 from node.client.channels import connect
 from tests.client.conftest import Open
@@ -76,11 +76,11 @@ async def test_a_websocket_carries_the_protocol(
     async def serve(request: web.Request) -> web.WebSocketResponse:
         served = web.WebSocketResponse()
         await served.prepare(request)
-        hello = api.MSGPACK.from_client((await served.receive()).data)
+        hello = coding.MSGPACK.from_client((await served.receive()).data)
         assert isinstance(hello, api.Hello)
         signed = identity.hello_bytes("server", Binding("tcp", key_hash, b""), bytes(32), hello.nonce)
         welcome = api.Welcome(1, "a.test", identity.encode_chain(node.chain), bytes(32), node.key.sign("hello", signed))
-        await served.send_bytes(api.MSGPACK.encode(welcome))
+        await served.send_bytes(coding.MSGPACK.encode(welcome))
         await served.send_bytes((await served.receive()).data * 2)
         far.append((await served.receive()).type)
         return served

@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.identity import verify
-from node import api
+from node import api, coding
 from tests.federation import vectors as v
 
-CODECS = pytest.mark.parametrize("codec", [api.JSON, api.MSGPACK], ids=["json", "msgpack"])
+CODECS = pytest.mark.parametrize("codec", [coding.JSON, coding.MSGPACK], ids=["json", "msgpack"])
 encode = msgspec.msgpack.encode
 
 
 @CODECS
 @pytest.mark.parametrize("name", v.CLIENT_FRAMES)
-def test_client_frames_survive(codec: api.Codec, name: str) -> None:
+def test_client_frames_survive(codec: coding.Codec, name: str) -> None:
     frame = v.CLIENT_FRAMES[name]
     assert codec.from_client(codec.encode(frame)) == frame
 
 
 @CODECS
 @pytest.mark.parametrize("name", v.NODE_FRAMES)
-def test_node_frames_survive(codec: api.Codec, name: str) -> None:
+def test_node_frames_survive(codec: coding.Codec, name: str) -> None:
     frame = v.NODE_FRAMES[name]
     assert codec.from_node(codec.encode(frame)) == frame
 
@@ -32,8 +32,8 @@ def test_node_frames_survive(codec: api.Codec, name: str) -> None:
 def test_golden_frames_are_read() -> None:
     golden = v.read()
     for name, frame in v.CLIENT_FRAMES.items():
-        assert api.JSON.from_client(golden[f"api.client.{name}.json"].encode()) == frame
-        assert api.MSGPACK.from_client(bytes.fromhex(golden[f"api.client.{name}.msgpack"])) == frame
+        assert coding.JSON.from_client(golden[f"api.client.{name}.json"].encode()) == frame
+        assert coding.MSGPACK.from_client(bytes.fromhex(golden[f"api.client.{name}.msgpack"])) == frame
 
 
 numbers = st.integers(1, (1 << 53) - 1)
@@ -52,13 +52,13 @@ requests = st.one_of(
 
 @CODECS
 @given(requests)
-def test_any_request_survives(codec: api.Codec, request: api.FromClient) -> None:
+def test_any_request_survives(codec: coding.Codec, request: api.FromClient) -> None:
     assert codec.from_client(codec.encode(request)) == request
 
 
 @CODECS
 @given(st.data())
-def test_mutated_frames_are_read_or_refused_and_nothing_else(codec: api.Codec, data: st.DataObject) -> None:
+def test_mutated_frames_are_read_or_refused_and_nothing_else(codec: coding.Codec, data: st.DataObject) -> None:
     raw = bytearray(codec.encode(data.draw(st.sampled_from(list(v.CLIENT_FRAMES.values())))))
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(raw)))
@@ -107,12 +107,12 @@ JSON_BOMBS = {
 
 @pytest.mark.parametrize("text", JSON_BOMBS.values(), ids=JSON_BOMBS)
 def test_a_json_bomb_is_a_typed_refusal(text: str) -> None:
-    assert v.read_or_refused(api.JSON.from_client, text.encode(), "bad_frame") is None
+    assert v.read_or_refused(coding.JSON.from_client, text.encode(), "bad_frame") is None
 
 
 def test_json_that_is_not_utf_8_is_refused() -> None:
     for raw in (b'{"t":"decline","id":1,"conversation":"\xff"}', b'\xef\xbb\xbf{"t":"ping","id":1}', b"\xff\xfe{\0"):
-        assert v.read_or_refused(api.JSON.from_client, raw, "bad_frame") is None
+        assert v.read_or_refused(coding.JSON.from_client, raw, "bad_frame") is None
 
 
 MARKS = b"\x84\xa1t\xa4read\xa2id\x01\xacconversation\xa1c\xa5marks"
@@ -142,22 +142,22 @@ MSGPACK_BOMBS = {
 
 @pytest.mark.parametrize("raw", MSGPACK_BOMBS.values(), ids=MSGPACK_BOMBS)
 def test_a_msgpack_bomb_is_a_typed_refusal(raw: bytes) -> None:
-    assert v.read_or_refused(api.MSGPACK.from_client, raw, "bad_frame") is None
+    assert v.read_or_refused(coding.MSGPACK.from_client, raw, "bad_frame") is None
 
 
 def test_clients_in_other_languages_may_order_and_write_as_they_like() -> None:
     expected = api.Send(7, "k", "bob@b.example", b"hi")
     text = b' {"id": 7, "body": "aGk=", "format": "text", "to": "bob@b.example", "key": "k", "t": "send"} '
-    assert api.JSON.from_client(text) == expected
+    assert coding.JSON.from_client(text) == expected
     pairs = {"id": 7, "body": b"hi", "format": "text", "to": "bob@b.example", "key": "k", "t": "send"}
-    assert api.MSGPACK.from_client(encode(pairs)) == expected
+    assert coding.MSGPACK.from_client(encode(pairs)) == expected
     long = b"\xdf\0\0\0\x02\xd9\x02id" + b"\xcf" + bytes(7) + b"\x07" + b"\xd9\x01t\xd9\x04ping"
-    assert api.MSGPACK.from_client(long) == api.Ping(7)
+    assert coding.MSGPACK.from_client(long) == api.Ping(7)
 
 
 def test_a_client_reads_results_of_a_newer_node() -> None:
     raw = b'{"t":"reply","id":1,"result":{"t":"done","new":1}}'
-    assert api.JSON.from_node(raw) == api.Reply(1, api.Done())
+    assert coding.JSON.from_node(raw) == api.Reply(1, api.Done())
 
 
 def test_a_login_proof_is_for_this_connection_and_this_user() -> None:
@@ -170,9 +170,9 @@ def test_a_login_proof_is_for_this_connection_and_this_user() -> None:
 def test_every_code_has_a_meaning_and_says_whether_to_try_again() -> None:
     assert api.ApiError("busy", "stopping").retry
     assert not api.ApiError("conflict", "used before").retry
-    assert set(json.loads(api.schema())["codes"]) == set(api.CODES)
+    assert set(json.loads(coding.schema())["codes"]) == set(api.CODES)
 
 
 def test_stored_items_come_back_with_their_position() -> None:
     item = api.Failure("e", "c", "bob@b.example", "declined", "no", 5)
-    assert api.decode_item(api.encode_item(item), 9) == msgspec.structs.replace(item, position=9)
+    assert coding.decode_item(coding.encode_item(item), 9) == msgspec.structs.replace(item, position=9)

@@ -17,7 +17,7 @@ from federation.event import body_hash as hash_of
 from federation.identity import NodeKey, NodeLink, check_chain, encode_chain, hello_bytes, new_chain, rotate
 from federation.ids import Log, User, digest, direct_conversation, notice_conversation, to_text
 from federation.ports import Binding
-from node import api
+from node import api, coding
 
 T = TypeVar("T")
 FILE = Path(__file__).with_name("vectors.json")
@@ -129,8 +129,8 @@ def make() -> dict[str, str]:
     found |= {f"frame.{name}": wire.encode(frame).hex() for name, frame in FRAMES.items()}
     for side, frames in (("client", CLIENT_FRAMES), ("node", NODE_FRAMES)):
         for name, frame in frames.items():
-            found[f"api.{side}.{name}.json"] = api.JSON.encode(frame).decode()
-            found[f"api.{side}.{name}.msgpack"] = api.MSGPACK.encode(frame).hex()
+            found[f"api.{side}.{name}.json"] = coding.JSON.encode(frame).decode()
+            found[f"api.{side}.{name}.msgpack"] = coding.MSGPACK.encode(frame).hex()
     return found
 
 

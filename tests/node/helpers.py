@@ -10,7 +10,7 @@ from typing import Any
 
 from federation.identity import NodeKey
 from federation.ports import Channel, ChannelClosed
-from node import api
+from node import api, coding
 from node.admin import call
 from node.config import Config, Federation, Link
 from node.node import Node
@@ -44,7 +44,7 @@ def listening(folder: Path, name: str = "a.test", **more: Any) -> Config:
 class Client:
     """One connection; acknowledges its feed as it comes unless told not to."""
 
-    def __init__(self, channel: Channel, codec: api.Codec = api.MSGPACK) -> None:
+    def __init__(self, channel: Channel, codec: coding.Codec = coding.MSGPACK) -> None:
         self.channel, self.codec = channel, codec
         self.ids = itertools.count(1)
         self.items: list[Any] = []

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from federation.ports import FRAME_BYTES_MAX, Binding
-from node import api
+from node import api, coding
 from node.api import ApiError
 from node.node import Node
 from tests.node.helpers import Client, listening
@@ -58,7 +58,7 @@ async def http(node: Node) -> AsyncIterator[aiohttp.ClientSession]:
 
 async def dial(http: aiohttp.ClientSession, text: bool) -> Client:
     socket = await http.ws_connect("/v1/ws")
-    return await Client(Socket(socket, text), api.JSON if text else api.MSGPACK).hello()
+    return await Client(Socket(socket, text), coding.JSON if text else coding.MSGPACK).hello()
 
 
 @pytest.mark.parametrize("text", [True, False], ids=["json", "msgpack"])
@@ -92,12 +92,12 @@ async def test_nonsense_ends_the_connection_with_a_reason(node: Node, http: aioh
 
 
 async def test_the_first_frame_must_be_hello(node: Node, http: aiohttp.ClientSession) -> None:
-    client = Client(Socket(await http.ws_connect("/v1/ws"), True), api.JSON)
+    client = Client(Socket(await http.ws_connect("/v1/ws"), True), coding.JSON)
     await client.tell(api.Ping(1))
     goodbye = await client.ended()
     assert goodbye is not None
     assert goodbye.code == "bad_frame"
-    client = Client(Socket(await http.ws_connect("/v1/ws"), True), api.JSON)
+    client = Client(Socket(await http.ws_connect("/v1/ws"), True), coding.JSON)
     await client.tell(api.Hello(2, 9, b"n" * 32))
     goodbye = await client.ended()
     assert goodbye is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation.identity import NodeKey
 from federation.ports import Channel, ChannelClosed
-from node import api
+from node import api, coding
 
 if TYPE_CHECKING:
     from tests.sim.world import Host, World
@@ -68,11 +68,11 @@ class Client:
     async def _once(self) -> None:
         channel = self.host.connect()
         self._connection += 1
-        await channel.send(api.MSGPACK.encode(api.Hello(1, 1, self._chance.randbytes(32))))
+        await channel.send(coding.MSGPACK.encode(api.Hello(1, 1, self._chance.randbytes(32))))
         self._channel = channel
         while frames := await channel.recv():
             for raw in frames:
-                await self._take(api.MSGPACK.from_node(raw))
+                await self._take(coding.MSGPACK.from_node(raw))
 
     async def _take(self, frame: api.FromNode) -> None:
         match frame:
@@ -94,7 +94,7 @@ class Client:
 
     async def _push(self, *frames: api.FromClient) -> None:
         if self._channel is not None:
-            await self._channel.send(*(api.MSGPACK.encode(frame) for frame in frames))
+            await self._channel.send(*(coding.MSGPACK.encode(frame) for frame in frames))
 
     def _number(self, what: Any) -> int:
         self._requests += 1
