@@ -72,7 +72,7 @@ class Link(Section, frozen=True):
     backoff_cap_ms: Annotated[int, _doc("Longest wait between two tries.", ge=1_000, le=3_600_000)] = 300_000
     ping_ms: Annotated[int, _doc("A quiet link is pinged this often.", ge=100, le=600_000)] = 10_000
     dead_after_ms: Annotated[int, _doc("A link silent this long is dead.", ge=300, le=3_600_000)] = 30_000
-    window_events: Annotated[int, _doc("Unanswered events on the way to one peer.", ge=1, le=65_536)] = 256
+    window_events: Annotated[int, _doc("Unanswered events on the way to one peer.", ge=1, le=1_024)] = 256
     window_bytes: Annotated[int, _doc("The same in bytes.", ge=1 << 17, le=1 << 28)] = 4 << 20
 
     def __post_init__(self) -> None:
@@ -115,8 +115,8 @@ class Config(Section, frozen=True):
     ] = "data"
     registration: Annotated[
         Literal["closed", "invite"],
-        _doc("Who may make an account: only you (closed), or holders of an invite.", "recommended"),
-    ] = "closed"
+        _doc("Who may make an account: only you (closed), or also who holds an invite of yours (invite).", "recommended"),
+    ] = "invite"
     federation: Annotated[Federation, _doc("", "recommended")] = Federation()
     advertise: Annotated[
         tuple[str, ...],

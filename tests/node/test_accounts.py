@@ -175,7 +175,7 @@ async def test_revoked_and_unknown_invites(node: Node) -> None:
 
 
 async def test_a_closed_node_takes_no_registrations(tmp_path: Path) -> None:
-    async with Node.open(config(tmp_path)) as node:
+    async with Node.open(config(tmp_path, registration="closed")) as node:
         secret = await invite(node)
         assert await code((await stranger(node)).register(secret, "bert")) == "forbidden"
 
