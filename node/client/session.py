@@ -13,7 +13,8 @@ from node.client.errors import Lost
 from node.client.wire import Wire
 
 PING_S = 20.0
-PONG_S = 10.0  # a ping without an answer in this time means the connection is dead
+BUSY_PING_S = 2.0  # the same while answers are awaited: a killed node says nothing over UDP, and a person waits
+PONG_S = 5.0  # a ping after which nothing at all is heard for this time means the connection is dead
 FEED_ITEMS_AHEAD_MAX = 4 * api.FEED_ITEMS_MAX  # received and not yet stored; beyond, nothing more is read
 FLUSH_S = 1.0
 
@@ -34,6 +35,7 @@ class Session:
         self._ids = count(1)
         self._pending: dict[int, tuple[int, Answered]] = {}
         self._pending_bytes = 0
+        self._heard = 0  # reads that brought something
         self._room = asyncio.Event()
         self._out: list[bytes] = []  # bounded by the window: only requests, and one acknowledgement, get here
         self._ack = self._acked = 0
@@ -145,6 +147,7 @@ class Session:
     async def _read(self) -> None:
         decode = self._wire.codec.from_node
         while frames := await self._wire.channel.recv():
+            self._heard += 1
             for raw in frames:
                 self._take(decode(raw))
             while self._feed_items >= FEED_ITEMS_AHEAD_MAX:
@@ -187,13 +190,19 @@ class Session:
         return feeds
 
     async def _ping(self) -> None:
+        quiet_s = 0.0
         while True:
-            await asyncio.sleep(PING_S)
+            await asyncio.sleep(BUSY_PING_S)
+            quiet_s += BUSY_PING_S
+            if not self._pending and quiet_s < PING_S:
+                continue
+            quiet_s, heard = 0.0, self._heard
             try:
                 async with asyncio.timeout(PONG_S):
                     await self.request(api.Ping(id=1))
             except TimeoutError:
-                raise Lost(f"the node did not answer a ping within {PONG_S:g} s") from None
+                if self._heard == heard:  # a slow node that still says something is not a dead one
+                    raise Lost(f"the node was silent for {PONG_S:g} s after a ping") from None
 
 
 def _refusal(frame: api.Error) -> api.ApiError:
