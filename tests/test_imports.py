@@ -45,8 +45,8 @@ def present(name: str) -> bool:
         ),
         ("import node.__main__", "node.__main__", SERVER + SCREENS),
         (
-            "import federation.link, federation.delivery",
-            "federation.delivery",
+            "import federation.link, federation.wire",
+            "federation.wire",
             ("node", "tui", "asyncio", "aioquic"),
         ),
         ("import tui", "tui", SERVER),

@@ -14,9 +14,9 @@ PATTERNS = (
     "federation/errors.py",
     "federation/link.py",
     "federation/peers.py",
-    "federation/delivery.py",
     "node/core/*.py",
     "node/api.py",
+    "node/coding.py",
     "tui/text.py",
     "tui/model.py",
 )
