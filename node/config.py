@@ -115,7 +115,9 @@ class Config(Section, frozen=True):
     ] = "data"
     registration: Annotated[
         Literal["closed", "invite"],
-        _doc("Who may make an account: only you (closed), or also who holds an invite of yours (invite).", "recommended"),
+        _doc(
+            "Who may make an account: only you (closed), or also who holds an invite of yours (invite).", "recommended"
+        ),
     ] = "invite"
     federation: Annotated[Federation, _doc("", "recommended")] = Federation()
     advertise: Annotated[

@@ -153,7 +153,11 @@ class Node:
             from node.storage.schema import TABLES
 
             found = self.system.random(INCARNATION_BYTES)
-            connection.execute(TABLES[rows.Meta].insert().values(name="store", value=found))
+            values = [{"name": "store", "value": found}, {"name": "node", "value": self.us.node}]
+            connection.execute(TABLES[rows.Meta].insert(), values)
+        elif reads.meta(connection, "node") != self.us.node:
+            # Its users, logs and peers belong to that identity: under another one nothing here would hold.
+            raise ValueError(f"it belongs to another node key than {keys.FILE}; restore that file from your backup")
         return found
 
     def own(self, work: "Any", name: str) -> "asyncio.Task[Any]":

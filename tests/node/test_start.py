@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from node import api
 from node.admin import call
 from node.api import ApiError
+from node.keys import create
 from node.node import BusyPort, DataDirInUse, KeyExposed, NewerDatabase, Node, NodeFailed, StoreUnusable
 from tests.node.helpers import config, connect, listening, stranger
 
@@ -136,6 +137,16 @@ async def test_a_stopping_node_says_goodbye_and_ends(tmp_path: Path) -> None:
         alice = await connect(node, "alice")
     await alice.ended()
     assert node.sessions == {}
+
+
+async def test_a_store_under_another_key_is_refused(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)) as node:
+        key = node.config.data_path / "node.key"
+    key.unlink()
+    create(key.parent)
+    with pytest.raises(StoreUnusable, match="another node key"):
+        async with Node.open(config(tmp_path)):
+            pass
 
 
 def threads() -> int:
