@@ -98,6 +98,7 @@ class Link:
         self._heard = self._pinged = now_ms
         self._pings = 0
         self.sent: dict[Log, int] = {}  # number after which to go on, per log on its way
+        self._settled: dict[Log, int] = {}  # of these the store knows where to go on
         self._flight: dict[Log, list[tuple[int, int]]] = {}  # (last number, bytes) per segment on its way
         self._events = self._bytes = 0
         self.paused: dict[Log, tuple[int, str]] = {}  # until when, and why
@@ -218,7 +219,7 @@ class Link:
     def _acked(self, ack: wire.LogAck, now_ms: int) -> list[Output]:
         log = Log(ack.conversation, ack.origin, ack.incarnation)
         flight = self._flight.get(log)
-        if not flight or ack.seq > self.sent[log]:
+        if not flight:
             raise ProtocolError("bad_ack", "an acknowledgement of what was not sent", "5.3")
         events, size = flight.pop(0)  # one acknowledgement answers one segment, in order
         self._events -= events
@@ -229,13 +230,23 @@ class Link:
         if not flight:
             del self._flight[log]
             self.sent[log] = ack.seq  # what is still unacknowledged is read again from here
+        else:
+            # Beyond what this link sent: an earlier one brought it, and its acknowledgement was lost.
+            self.sent[log] = max(self.sent[log], ack.seq)
         return [Acked(ack)]
 
-    def settled(self, ack: wire.LogAck) -> None:
-        """The acknowledgement is stored: from now on the store knows where this log goes on."""
+    def settled(self, ack: wire.LogAck, acked: int) -> None:
+        """The acknowledgement is stored, and the log is acknowledged up to `acked`."""
         log = Log(ack.conversation, ack.origin, ack.incarnation)
         if log not in self._flight and self.sent.get(log) == ack.seq:
-            del self.sent[log]
+            self.sent[log] = self._settled[log] = acked
+
+    def forget_settled(self) -> None:
+        """Before the store is read: what it knows need not be remembered. A read that began earlier may be older."""
+        for log, acked in self._settled.items():
+            if log not in self._flight and self.sent.get(log) == acked:
+                del self.sent[log]
+        self._settled.clear()
 
     def rests(self, log: Log, now_ms: int) -> bool:
         """Whether this log waits: told `later`, or an earlier run of it is still being settled."""

@@ -52,7 +52,9 @@ class Host(Protocol):
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck: ...
 
-    async def acked(self, peer: bytes, ack: wire.LogAck) -> None: ...
+    async def acked(self, peer: bytes, ack: wire.LogAck) -> int:
+        """Store it; the number up to which the log is acknowledged from now on."""
+        ...
 
     def light(self, peer: bytes, state: str, since_ms: int) -> None: ...
 
@@ -134,14 +136,14 @@ class Service:
                     soonest = min(soonest, backoff.next_ms)
                     continue
                 self._dialling.add(peer.node)
-                self._spawn(self._call(peer, backoff))
+                self._spawn(self._call(peer))
             self._wake.clear()
             with suppress(TimeoutError):
                 # Not wait_for: before Python 3.12 it swallows a cancellation that meets a wake-up.
                 async with asyncio.timeout(max(0.001, (soonest - now) / 1000)):
                     await self._wake.wait()
 
-    async def _call(self, peer: Known, backoff: Backoff) -> None:
+    async def _call(self, peer: Known) -> None:
         assert self._dial is not None
         reason = ""
         self._host.light(peer.node, "connecting", self._clock.wall_ms())
@@ -157,7 +159,7 @@ class Service:
         finally:
             self._dialling.discard(peer.node)
             if peer.node not in self.links:
-                backoff.failed(self._clock.monotonic_ms(), self._clock.chance(), reason)
+                self._lost(peer.node, reason)
                 self._host.light(peer.node, "down", self._clock.wall_ms())
             self._wake.set()
 
@@ -180,6 +182,8 @@ class Service:
             if peer is not None and self.links.get(peer) is running:
                 del self.links[peer]
                 self._host.light(peer, "down", self._clock.wall_ms())
+                if not dialled:  # else two nodes whose links break at once would call each other without a pause
+                    self._lost(peer, "the link ended")
             self._wake.set()
 
     def admit(self, running: "Running") -> bool:
@@ -201,6 +205,10 @@ class Service:
             self._spawn(old.finish("replaced", "a newer link of this pair is in use"))
         self.links[peer] = running
         return True
+
+    def _lost(self, peer: bytes, reason: str) -> None:
+        backoff = self.backoffs.setdefault(peer, Backoff(self._cap_ms))
+        backoff.failed(self._clock.monotonic_ms(), self._clock.chance(), reason)
 
     def reset(self, peer: bytes) -> None:
         """The peer called or accepts us (PROTOCOL.md 5.8); one that turns us away is called ever less often."""
@@ -266,9 +274,9 @@ class Running:
         """Carry out outputs; false when the link is over. Frames of one batch leave in one write."""
         frames: list[bytes] = []
         if acks := [out.ack for out in outputs if isinstance(out, machine.Acked)]:
-            await asyncio.gather(*(self._host.acked(self._peer, ack) for ack in acks))  # one commit for all of them
-            for ack in acks:
-                self.state.settled(ack)
+            held = await asyncio.gather(*(self._host.acked(self._peer, ack) for ack in acks))  # one commit for all
+            for ack, acked in zip(acks, held, strict=True):
+                self.state.settled(ack, acked)
             self.wake.set()
         for out in outputs:
             match out:
@@ -336,6 +344,7 @@ class Running:
                 continue  # an acknowledgement wakes us
             segments: list[wire.Segment] = []
             room, space = self.state.room(), self.state.space()
+            self.state.forget_settled()
             for waiting in await self._host.work(self._peer):
                 if room <= 0 or space <= 0 or self.state.rests(waiting.log, self._clock.monotonic_ms()):
                     continue

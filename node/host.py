@@ -71,14 +71,15 @@ class Host:
         except StoreFailed as error:
             raise ChannelClosed(f"the store failed: {error}") from None
 
-    async def acked(self, peer: bytes, ack: wire.LogAck) -> None:
+    async def acked(self, peer: bytes, ack: wire.LogAck) -> int:
         log = Log(ack.conversation, ack.origin, ack.incarnation)
         self.paused.pop(log, None)
         for verdict in ack.verdicts:
             if verdict.verdict == "later":
                 self.paused[log] = f"{verdict.code}: {verdict.reason}"
         try:
-            await self._store.submit(PeerAcked(peer, ack))
+            acked: int = await self._store.submit(PeerAcked(peer, ack))
+            return acked
         except (ApiError, StoreFailed) as error:
             raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
 

@@ -88,10 +88,11 @@ class Host:
         self.changed.set()
         return wire.LogAck(*log, segment.first + len(segment.events) - 1)
 
-    async def acked(self, peer: bytes, ack: wire.LogAck) -> None:
+    async def acked(self, peer: bytes, ack: wire.LogAck) -> int:
         await self.may_commit_acks.wait()
         self.acks[Log(ack.conversation, ack.origin, ack.incarnation)] = ack.seq
         self.changed.set()
+        return ack.seq
 
     def light(self, peer: bytes, state: str, since_ms: int) -> None:
         self.lights.append((peer, state))
@@ -423,6 +424,24 @@ async def test_a_cut_link_is_dialled_again() -> None:
         a.service.poke(b.id)
         await a.until_up(b)
         assert len(net.pairs) == 2
+
+
+async def test_two_nodes_that_dial_each_other_pause_after_their_link_broke() -> None:
+    """Else a fault that ends every link is tried again as fast as the machine can."""
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a)
+    async with running(net):
+        await a.until_up(b)
+        await b.until_up(a)
+        await quiet()
+        links = len(net.pairs)
+        for ours, _ in net.pairs:
+            ours.cut()
+        await quiet()
+        assert len(net.pairs) == links
+        assert min(n.service.backoffs[p.id].next_ms for n, p in ((a, b), (b, a))) > net.clock.ms
 
 
 async def test_stop_says_goodbye_and_leaves_nothing_behind() -> None:

@@ -139,7 +139,7 @@ class Host:
         (self.folder / "roost.db").write_bytes(template(world.folder))
         self.keys = keys.create(self.folder, chance.randbytes)
         self.system = SimSystem(world.loop, chance, world.plan.skew_ms[name])
-        self.link = Link(backoff_cap_ms=world.plan.cap_ms)
+        self.link = Link(backoff_cap_ms=world.plan.cap_ms, window_events=world.plan.window_events)
         self.doors: list[Any] = []
         self.life: Life | None = None
         self.downtime = 0.0

@@ -40,6 +40,7 @@ class Plan:
     disk_s: float
     forget_answer: float
     forget_feed: float
+    window_events: int
 
 
 def draw(chance: Random) -> Plan:
@@ -58,7 +59,7 @@ def draw(chance: Random) -> Plan:
     return Plan(
         hosts, tuple(users), _writes(chance, users, seconds), _faults(chance, hosts, seconds), seconds, skew,
         chance.choice((2_000, 20_000, 60_000)), chance.choice((0.0005, 0.01, 0.2)),
-        chance.choice((0, 0.1)), chance.choice((0, 0.1)),
+        chance.choice((0, 0.1)), chance.choice((0, 0.1)), chance.choice((1, 3, 256)),
     )  # fmt: skip
 
 
