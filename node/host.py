@@ -9,7 +9,7 @@ from federation.identity import Identity, encode_chain
 from federation.ids import Log
 from federation.link import Standing
 from federation.ports import ChannelClosed
-from federation.service import Known, Waiting
+from federation.service import Found, Known, Look
 from node.api import ApiError
 from node.core.peers import MeetPeer
 from node.core.progress import PeerAcked
@@ -20,8 +20,6 @@ from node.storage.writer import StoreFailed
 if TYPE_CHECKING:
     from node.directory import Directory
     from node.storage.writer import Store
-
-LOGS_MAX = 64  # logs of one peer looked at together; the rest come with the next look
 
 
 class Host:
@@ -46,20 +44,13 @@ class Host:
             return "blocked"
         return standing(peer.state)
 
-    async def work(self, peer: bytes) -> Sequence[Waiting]:
-        found = await self._store.read(reads.work, peer, LOGS_MAX)
-        return [
-            Waiting(
-                Log(head.conversation, head.origin, head.incarnation),
-                outbound.acked,
-                ((c.node_a, c.local_a), (c.node_b, c.local_b)),
-            )
-            for outbound, head, c in found
-        ]
-
-    async def run_of(self, log: Log, after: int, limit: int) -> Sequence[Signed]:
-        events = await self._store.read(reads.log_run, log.key, after, limit)
-        return [Signed(e.header, e.signature, e.body) for e in events]
+    async def pending(self, peer: bytes, look: Look) -> Found:
+        sent = {log.key: seq for log, seq in look.sent.items()}
+        resting = {log.key for log in look.resting}
+        runs, turn, more = await self._store.read(
+            reads.pending, peer, look.turn, sent, resting, look.events, look.bytes
+        )
+        return Found([_segment(run) for run in runs], turn, more)
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         try:
@@ -78,10 +69,19 @@ class Host:
             if verdict.verdict == "later":
                 self.paused[log] = f"{verdict.code}: {verdict.reason}"
         try:
-            acked: int = await self._store.submit(PeerAcked(peer, ack))
+            acked: int = await self._store.submit(PeerAcked(peer, ack), later=True)
             return acked
         except (ApiError, StoreFailed) as error:
             raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
+
+
+def _segment(run: reads.Run) -> wire.Segment:
+    head, c = run.of.head, run.of.conversation
+    return wire.Segment(
+        head.conversation, head.origin, head.incarnation, run.after + 1,
+        ((c.node_a, c.local_a), (c.node_b, c.local_b)) if c.kind == "direct" else (),
+        tuple(Signed(e.header, e.signature, e.body) for e in run.events),
+    )  # fmt: skip
 
 
 def standing(state: str) -> Standing:

@@ -47,6 +47,7 @@ class Session:
         self.feed_wake = asyncio.Event()
         self._window: deque[tuple[int, Log | None, int]] = deque()  # pushed, not acknowledged
         self._window_bytes = 0
+        self._full = False  # the feed waits for an acknowledgement
         self._acked = self._pushed = 0
 
     # --- connection ---------------------------------------------------------------------------------------------------
@@ -201,14 +202,14 @@ class Session:
     async def _catch_up(self, after: int, upto: int) -> None:
         """The client has more than it could tell before the connection broke: that is an acknowledgement too."""
         while after < upto:
-            found, after = await self._page(after)
+            found, after, _ = await self._page(after)
             self._window.extend(self._seen(item) for item in found if item.position <= upto)
             if not found:
                 break
         self._pushed = upto
         self._ack(api.Ack(upto))
 
-    async def _page(self, after: int) -> "tuple[list[reads.Placed | rows.Fact], int]":
+    async def _page(self, after: int) -> "tuple[list[reads.Placed | rows.Fact], int, bool]":
         local = self.logged_in().local
         return await self.node.store.read(reads.feed, local, after, api.FEED_ITEMS_MAX, api.FEED_BYTES_MAX // 4)
 
@@ -237,8 +238,9 @@ class Session:
         position = self._acked
         while True:
             self.feed_wake.clear()
-            if len(self._window) < api.FEED_ITEMS_MAX and self._window_bytes < api.FEED_BYTES_MAX:
-                found, position = await self._page(position)
+            self._full = len(self._window) >= api.FEED_ITEMS_MAX or self._window_bytes >= api.FEED_BYTES_MAX
+            if not self._full:
+                found, position, more = await self._page(position)
                 self._pushed = position
                 if found:
                     raw = self._codec.encode(api.Feed(self.node.store_text, tuple(self._item(i) for i in found)))
@@ -246,6 +248,7 @@ class Session:
                     self._window_bytes += len(raw)
                     self._out.append(raw)
                     self._out_wake.set()
+                if more:
                     continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN_S):
@@ -268,13 +271,16 @@ class Session:
                 seqs[log] = max(seq, seqs.get(log, 0))
                 if position in frame.missing:
                     missing.setdefault(log, []).append(seq)
-        self._window_bytes = 0 if not self._window else self._window_bytes
+        if not self._window:
+            self._window_bytes = 0
         if upto > self._acked or seqs:
             self._acked = max(self._acked, upto)
             seen = tuple(Seen(log, seq, missing=tuple(missing.get(log, ()))) for log, seq in seqs.items())
-            future = self.node.store.submit(Acknowledge(device.local, device.device, upto, seen))
+            command = Acknowledge(device.local, device.device, upto, seen)
+            future = self.node.store.submit(command, later=not seen)  # a cursor alone: the device has its own
             future.add_done_callback(self._acknowledged)
-        self.feed_wake.set()
+        if self._full:
+            self.feed_wake.set()
 
     def _acknowledged(self, future: "asyncio.Future[Any]") -> None:
         """An acknowledgement has no answer; a bug in it must not be silent."""

@@ -30,7 +30,7 @@ async def test_send_stores_all_of_it_in_one_commit(bench: Bench) -> None:
     sent = await bench.do(bench.send("k", bench.user("bob"), b"hi"))
     assert bench.store.commits == before + 1
     feeds = [await bench.store.read(reads.feed, who, 0, 100, 1 << 20) for who in ("alice", "bob")]
-    bodies = [[i.event.body for i in items if isinstance(i, reads.Placed)] for items, _ in feeds]
+    bodies = [[i.event.body for i in items if isinstance(i, reads.Placed)] for items, *_ in feeds]
     assert bodies == [[b"hi"], [b"hi"]]
     again = await bench.do(bench.send("k", bench.user("bob"), b"hi"))
     assert again == sent
@@ -121,7 +121,7 @@ async def test_backlogged_destination_refuses_before_accept(bench: Bench) -> Non
 
 async def acknowledge(bench: Bench, local: str) -> Any:
     """What a session does when the device acknowledges everything."""
-    found, position = await bench.store.read(reads.feed, local, 0, 1000, 1 << 24)
+    found, position, _ = await bench.store.read(reads.feed, local, 0, 1000, 1 << 24)
     seqs: dict[Log, int] = {}
     for item in found:
         if isinstance(item, reads.Placed) and (item.origin, item.event.sender) != (bench.context.node, local):

@@ -24,7 +24,7 @@ async def test_receive_delivers_once_and_acknowledges(bench: Bench) -> None:
     again = await bench.all(Receive(far.node, segment), Receive(far.node, segment))  # the answer was lost
     assert [(getattr(a, "seq", a), a.verdicts) for a in again] == [(40, ())] * 2
     assert (await bench.get(rows.Mailbox, "alice")).items == 40
-    found, _ = await bench.store.read(reads.feed, "alice", 0, 100, 1 << 20)
+    found, *_ = await bench.store.read(reads.feed, "alice", 0, 100, 1 << 20)
     assert [i.event.body for i in found if isinstance(i, reads.Placed)] == [b"%d" % n for n in range(40)]
 
 

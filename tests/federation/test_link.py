@@ -324,13 +324,13 @@ def test_later_pauses_only_its_own_log_and_for_a_while() -> None:
     two = Two().greet()
     two.carry(0, two.a.sending([segment(1, 3), segment(1, 1, log=log_of(1))]))
     two.carry(1, [Send(ack(1, later=True)), Send(ack(1, log_of(1)))])
-    assert two.a.rests(log_of(), two.now)
-    assert not two.a.rests(log_of(1), two.now)
+    assert log_of() in two.a.resting(two.now)
+    assert log_of(1) not in two.a.resting(two.now)
     assert "mailbox_full" in two.a.paused[log_of()][1]
     assert two.a.sent.get(log_of(), 0) <= 1  # the rest of it is offered again
     assert two.a.room() == Settings().window_events
-    assert two.a.rests(log_of(), two.now + LATER_MS - 1)
-    assert not two.a.rests(log_of(), two.now + LATER_MS)
+    assert log_of() in two.a.resting(two.now + LATER_MS - 1)
+    assert log_of() not in two.a.resting(two.now + LATER_MS)
 
 
 def test_what_was_sent_behind_a_paused_event_is_offered_again() -> None:

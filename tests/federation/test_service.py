@@ -13,7 +13,7 @@ from federation.identity import Identity, NodeKey, check_chain, new_chain
 from federation.ids import Log
 from federation.link import Settings, Standing, Us
 from federation.ports import Channel, ChannelClosed
-from federation.service import Known, Service, Waiting
+from federation.service import Found, Known, Look, Service
 
 CAP_MS = 60_000
 CHANCE = 0.5
@@ -71,15 +71,17 @@ class Host:
         known = self.peers.get(identity.node)
         return known.state if known else "pending"
 
-    async def work(self, peer: bytes) -> Sequence[Waiting]:
+    async def pending(self, peer: bytes, look: Look) -> Found:
+        room, segments, more = look.events, [], False
+        for log, events in self.logs.items():
+            after = max(self.acks.get(log, 0), look.sent.get(log, 0))
+            run = events[after : after + min(room, wire.EVENTS_MAX)]
+            room -= len(run)
+            more = more or after + len(run) < len(events)
+            if run:
+                segments.append(wire.Segment(*log, after + 1, (), tuple(run)))
         await asyncio.sleep(0)
-        return [
-            Waiting(log, self.acks.get(log, 0), ()) for log, e in self.logs.items() if len(e) > self.acks.get(log, 0)
-        ]
-
-    async def run_of(self, log: Log, after: int, limit: int) -> Sequence[Signed]:
-        await asyncio.sleep(0)
-        return self.logs[log][after : after + limit]
+        return Found(segments, b"", more)
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         await asyncio.sleep(0)
