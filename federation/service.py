@@ -38,6 +38,7 @@ class Look(NamedTuple):
     resting: Set[Log]
     events: int
     bytes: int
+    new: bool  # the last look saw the end: what is there now came just then
 
 
 class Found(NamedTuple):
@@ -241,7 +242,7 @@ class Running:
         self._service, self._channel, self.state, self._host, self._clock = service, channel, state, host, clock
         self.wake = asyncio.Event()
         self._ended = ""
-        self._more = False  # a look at the log left something out
+        self._more = True  # the last look left something out
         self._acks: asyncio.Queue[wire.LogAck] = asyncio.Queue()
         self._receiving: asyncio.Queue[wire.Segment] = asyncio.Queue()
         self._waiting_events = 0
@@ -352,12 +353,12 @@ class Running:
         while True:
             await self.wake.wait()
             self.wake.clear()
-            self._more = True  # until a look says that it saw the end
+            new, self._more = not self._more, True  # until a look says that it saw the end
             if not (room := self.state.room()):
                 continue  # an acknowledgement wakes us
             self.state.forget_settled()
             resting = self.state.resting(self._clock.monotonic_ms())
-            look = Look(turn, dict(self.state.sent), resting, room, self.state.space())
+            look = Look(turn, dict(self.state.sent), resting, room, self.state.space(), new)
             segments, turn, self._more = await self._host.pending(self._peer, look)
             if segments:
                 await self._carry(self.state.sending(segments))

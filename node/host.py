@@ -48,7 +48,7 @@ class Host:
         sent = {log.key: seq for log, seq in look.sent.items()}
         resting = {log.key for log in look.resting}
         runs, turn, more = await self._store.read(
-            reads.pending, peer, look.turn, sent, resting, look.events, look.bytes
+            reads.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new
         )
         return Found([_segment(run) for run in runs], turn, more)
 

@@ -209,9 +209,10 @@ class Session:
         self._pushed = upto
         self._ack(api.Ack(upto))
 
-    async def _page(self, after: int) -> "tuple[list[reads.Placed | rows.Fact], int, bool]":
+    async def _page(self, after: int, hot: bool = False) -> "tuple[list[reads.Placed | rows.Fact], int, bool]":
         local = self.logged_in().local
-        return await self.node.store.read(reads.feed, local, after, api.FEED_ITEMS_MAX, api.FEED_BYTES_MAX // 4)
+        bounds = (api.FEED_ITEMS_MAX, api.FEED_BYTES_MAX // 4)
+        return await self.node.store.read(reads.feed, local, after, *bounds, hot=hot)
 
     def _seen(self, item: "reads.Placed | rows.Fact") -> tuple[int, Log | None, int]:
         if not isinstance(item, reads.Placed):
@@ -235,12 +236,12 @@ class Session:
 
     async def _feed(self) -> None:
         """Push what is past the cursor while the window has room; the rest waits on disk."""
-        position = self._acked
+        position, hot = self._acked, False
         while True:
             self.feed_wake.clear()
             self._full = len(self._window) >= api.FEED_ITEMS_MAX or self._window_bytes >= api.FEED_BYTES_MAX
             if not self._full:
-                found, position, more = await self._page(position)
+                found, position, more = await self._page(position, hot)
                 self._pushed = position
                 if found:
                     raw = self._codec.encode(api.Feed(self.node.store_text, tuple(self._item(i) for i in found)))
@@ -248,6 +249,7 @@ class Session:
                     self._window_bytes += len(raw)
                     self._out.append(raw)
                     self._out_wake.set()
+                hot = not more  # this device is at the end: what comes was committed just then
                 if more:
                     continue
             with suppress(TimeoutError):

@@ -15,11 +15,13 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from node.api import ApiError
 from node.core.context import Context
-from node.core.view import Command, Hint, Outcome
+from node.core.view import Command, Hint, Outcome, View
 from node.storage import batch
 from node.storage.runner import Runner
 
 BATCH_MAX = 512  # commands in one transaction
+SMALL = 16  # commands that are decided on the loop itself: a millisecond or two
+HOT_ROWS_MAX = 8192  # a few MiB
 LATER_S = 0.02  # how long what nobody waits for may wait for company
 WAITING_MAX = 16384  # commands waiting; beyond it callers are told `busy`
 BROKEN = ("08", "53", "57", "58", "XX")  # classes of SQLSTATE that are the database's own failure
@@ -45,6 +47,7 @@ class Store:
         self._runner, self._context, self._close = runner, context, close
         self._now_ms, self._on_commit, self._on_failure = now_ms, on_commit, on_failure
         self._statements = batch.Statements(runner.dialect)
+        self._hot = batch.Hot(HOT_ROWS_MAX if runner.alone else 0)
         self._waiting: deque[tuple[Command, asyncio.Future[Outcome]]] = deque()
         self._later: deque[tuple[Command, asyncio.Future[Outcome]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -83,13 +86,13 @@ class Store:
         """Commands that wait for the next transaction."""
         return len(self._waiting) + len(self._later)
 
-    async def read(self, work: Callable[..., T], *args: Any) -> T:
-        """Run a read function of `node.storage` over a snapshot."""
+    async def read(self, work: Callable[..., T], *args: Any, hot: bool = False) -> T:
+        """Run a read function of `node.storage` over a snapshot; `hot`: of a little that was just committed."""
 
         def call(connection: Connection) -> T:
             return work(connection, *args)
 
-        return await self._runner.read(call)
+        return await self._runner.read(call, hot)
 
     async def run(self) -> None:
         """The writer's task; ends after `stop` when nothing waits."""
@@ -143,11 +146,12 @@ class Store:
     async def _transact(self, commands: list[Command]) -> tuple[list[Outcome], list[Hint]]:
         self._context.now_ms = self._now_ms()
 
-        def work(connection: Connection) -> tuple[list[Outcome], list[Hint]]:
-            outcomes, view = batch.run(connection, self._statements, commands, self._context, self._close)
-            return outcomes, list(view.hints)
+        def work(connection: Connection) -> tuple[list[Outcome], View]:
+            return batch.run(connection, self._statements, commands, self._context, self._close, self._hot)
 
-        return await self._runner.write(work)
+        outcomes, view = await self._runner.write(work, small=len(commands) <= SMALL)
+        self._hot.keep(view)
+        return outcomes, list(view.hints)
 
     def _fail(self, error: BaseException, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
         self._failed = error

@@ -237,3 +237,30 @@ async def test_nodes_without_a_free_name_can_all_knock(bench: Bench) -> None:
     with pytest.raises(ApiError) as taken:
         await bench.do(ChangePeer(b"4" * 32, "accepted", "x.test", ("h:1",), b"3" * 32))
     assert taken.value.code == "conflict"
+
+
+async def test_the_logs_of_a_peer_take_turns(bench: Bench) -> None:
+    """A share each; a log that rests, or one with very much, starves nobody."""
+    far = Far()
+    names = [f"u{n}" for n in range(100)]
+    await bench.people(*names)
+    await bench.befriend(far)
+    await bench.all(*(bench.send(f"{n}-{i}", User(far.node, "bob"), sender=n) for n in names for i in range(3)))
+    keys = sorted(bench.context_log(direct_conversation(bench.user(n), User(far.node, "bob"))).key for n in names)
+    sent: dict[bytes, int] = {}
+    resting, turn, looks = set(keys[:70]), b"", 0
+    while True:
+        runs, turn, more = await bench.store.read(reads.pending, far.node, turn, sent, resting, 40, 1 << 20)
+        assert sum(len(run.events) for run in runs) <= 40
+        for run in runs:
+            assert [e.seq for e in run.events] == list(range(run.after + 1, run.after + 1 + len(run.events)))
+            sent[run.of.head.log] = run.events[-1].seq
+        looks += 1
+        if not more and looks > 2:
+            break
+    assert sent == dict.fromkeys(keys[70:], 3)
+    runs, _, more = await bench.store.read(reads.pending, far.node, b"", {}, set(), 64, 1 << 20)
+    assert [len(run.events) for run in runs] == [1] * 64
+    assert more
+    (run, *_), _, _ = await bench.store.read(reads.pending, far.node, runs[-1].of.head.log, {}, set(), 64, 1 << 20)
+    assert run.of.head.log > runs[-1].of.head.log
