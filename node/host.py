@@ -54,7 +54,8 @@ class Host:
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         try:
-            ack: wire.LogAck = await self._store.submit(Receive(peer, segment))
+            notices = not segment.members  # nobody waits for them
+            ack: wire.LogAck = await self._store.submit(Receive(peer, segment), later=notices)
             return ack
         except ApiError as error:  # full or busy: the peer keeps it and offers it again
             verdict = wire.Verdict(segment.first, "later", error.code, error.message[: wire.REASON_CHARS_MAX])

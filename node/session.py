@@ -278,8 +278,8 @@ class Session:
         if upto > self._acked or seqs:
             self._acked = max(self._acked, upto)
             seen = tuple(Seen(log, seq, missing=tuple(missing.get(log, ()))) for log, seq in seqs.items())
-            command = Acknowledge(device.local, device.device, upto, seen)
-            future = self.node.store.submit(command, later=not seen)  # a cursor alone: the device has its own
+            # Later: it is told again after a crash, since the device comes back with its own cursor.
+            future = self.node.store.submit(Acknowledge(device.local, device.device, upto, seen), later=True)
             future.add_done_callback(self._acknowledged)
         if self._full:
             self.feed_wake.set()
