@@ -6,7 +6,7 @@ is made when the commit resolves, and all replies of one loop turn leave in one 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,8 @@ class Session:
         self.device: rows.Device | None = None
         self._out: list[bytes] = []
         self._out_wake = asyncio.Event()
-        self._in_flight = 0
+        self._writer: asyncio.Future[None]  # ends before `run` does only if the channel broke
+        self._in_flight = self._in_flight_bytes = 0
         self._room = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.feed_wake = asyncio.Event()
@@ -51,10 +52,10 @@ class Session:
 
     # --- connection ---------------------------------------------------------------------------------------------------
     async def run(self) -> None:
-        writer = asyncio.ensure_future(self._write())
+        self._writer = asyncio.ensure_future(self._write())
+        self._writer.add_done_callback(lambda _: self._room.set())
         try:
-            await asyncio.wait_for(self._hello(), HELLO_DEADLINE_S)
-            await self._read()
+            await self._read(await asyncio.wait_for(self._hello(), HELLO_DEADLINE_S))
         except (ChannelClosed, TimeoutError):
             pass
         except ApiError as error:
@@ -65,11 +66,11 @@ class Session:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._finish(writer)
+            await self._finish()
 
-    async def _finish(self, writer: "asyncio.Future[None]") -> None:
-        writer.cancel()
-        await asyncio.gather(writer, return_exceptions=True)
+    async def _finish(self) -> None:
+        self._writer.cancel()
+        await asyncio.gather(self._writer, return_exceptions=True)
         try:
             if self._out:
                 await asyncio.wait_for(self._channel.send(*self._out), 2)
@@ -77,7 +78,8 @@ class Session:
             pass
         await self._channel.close("")
 
-    async def _hello(self) -> None:
+    async def _hello(self) -> Sequence[bytes]:
+        """Answers the first frame; gives those that came with it."""
         frames = await self._channel.recv()
         if not frames:
             raise ChannelClosed("gone before the hello")
@@ -89,22 +91,34 @@ class Session:
         us = self.node.us
         proof = us.key.sign("hello", hello_bytes("server", self._channel.binding, self.nonce, hello.nonce))
         self._push(api.Welcome(api.VERSION, us.name, encode_chain(us.chain), self.nonce, proof))
-        for raw in frames[1:]:
-            self._take(self._codec.from_client(raw))
+        return frames[1:]
 
-    async def _read(self) -> None:
-        while frames := await self._channel.recv():
+    async def _read(self, frames: Sequence[bytes]) -> None:
+        while True:
             for raw in frames:
-                while self._in_flight >= api.REQUESTS_IN_FLIGHT_MAX:
+                while self._is_full():
+                    if self._writer.done():
+                        raise ChannelClosed("nobody takes the answers")
                     self._room.clear()  # stop reading the socket: the client's own window is full
                     await self._room.wait()
-                self._take(self._codec.from_client(raw))
+                self._take(self._codec.from_client(raw), len(raw))
+            if not (frames := await self._channel.recv()):
+                return
+
+    def _is_full(self) -> bool:
+        """Whether the next frame has to wait: for an answer, or for the client to take the answers it has."""
+        return (
+            self._in_flight >= api.REQUESTS_IN_FLIGHT_MAX
+            or self._in_flight_bytes >= api.REQUEST_BYTES_IN_FLIGHT_MAX
+            or len(self._out) >= api.REQUESTS_IN_FLIGHT_MAX
+        )
 
     async def _write(self) -> None:
         while True:
             await self._out_wake.wait()
             self._out_wake.clear()
             frames, self._out = self._out, []
+            self._room.set()
             if frames:
                 await self._channel.send(*frames)
 
@@ -113,21 +127,23 @@ class Session:
         self._out_wake.set()
 
     # --- requests -----------------------------------------------------------------------------------------------------
-    def _take(self, frame: api.FromClient) -> None:
+    def _take(self, frame: api.FromClient, size: int) -> None:
+        """One frame of `size` bytes; every request is answered once, and its bytes are free then."""
         if isinstance(frame, api.Ack):
             self._ack(frame)
-        elif isinstance(frame, api.Send):
-            self._in_flight += 1
-            self._send(frame)
-        elif isinstance(frame, api.Hello):
+            return
+        if isinstance(frame, api.Hello):
             raise ApiError("bad_frame", "a second hello")
+        self._in_flight += 1
+        self._in_flight_bytes += size
+        if isinstance(frame, api.Send):
+            self._send(frame, size)
         else:
-            self._in_flight += 1
-            task = asyncio.ensure_future(self._serve(frame))
+            task = asyncio.ensure_future(self._serve(frame, size))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _send(self, frame: api.Send) -> None:
+    def _send(self, frame: api.Send, size: int) -> None:
         """Decide nothing here: the store answers after commit."""
         try:
             device = self.logged_in()
@@ -138,25 +154,26 @@ class Session:
                 frame.expires_ms,
             )  # fmt: skip
         except ApiError as error:
-            self._answer(frame.id, error)
+            self._answer(frame.id, size, error)
             return
         future = self.node.store.submit(command)
-        future.add_done_callback(lambda f: self._answer(frame.id, f.exception() or f.result()))
+        future.add_done_callback(lambda f: self._answer(frame.id, size, f.exception() or f.result()))
 
-    async def _serve(self, frame: api.AnyRequest) -> None:
+    async def _serve(self, frame: api.AnyRequest, size: int) -> None:
         try:
             if isinstance(frame, api.Auth):
-                self._answer(frame.id, await self._auth(frame))
+                self._answer(frame.id, size, await self._auth(frame))
                 if frame.feed:
                     self._start_feed()
             else:
                 handler: Callable[..., Any] = HANDLERS[type(frame)]
-                self._answer(frame.id, await handler(self, frame))
+                self._answer(frame.id, size, await handler(self, frame))
         except Exception as error:  # a bug too is answered, and told in the log
-            self._answer(frame.id, error)
+            self._answer(frame.id, size, error)
 
-    def _answer(self, request: int, outcome: Any) -> None:
+    def _answer(self, request: int, size: int, outcome: Any) -> None:
         self._in_flight -= 1
+        self._in_flight_bytes -= size
         self._room.set()
         if isinstance(outcome, ApiError):
             self._push(api.Error(outcome.code, outcome.message, request, outcome.retry_after_ms))

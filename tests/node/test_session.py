@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from federation.ids import to_text
 from node import api
 from node.config import Limits
+from node.core.send import Send
 from node.node import Node
-from tests.node.helpers import Client, again, config, connect, stranger
+from node.requests import HANDLERS
+from tests.node.helpers import WAIT_S, Client, again, config, connect, stranger
 
 
 @pytest.fixture
@@ -139,8 +142,6 @@ async def test_at_most_256_requests_are_taken_at_once(node: Node, monkeypatch: p
         await let_go.wait()
         return api.Done()
 
-    from node.requests import HANDLERS
-
     monkeypatch.setitem(HANDLERS, api.Ping, held)
     numbers = [await alice.post(api.Ping) for _ in range(api.REQUESTS_IN_FLIGHT_MAX + 50)]
     ann = await connect(node, "ann")
@@ -153,6 +154,59 @@ async def test_at_most_256_requests_are_taken_at_once(node: Node, monkeypatch: p
     for number in numbers:
         assert await alice.answer(number) == api.Done()
     assert taken[0] == len(numbers)
+
+
+async def test_at_most_1_mib_of_requests_is_taken_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    submit, held = node.store.submit, list[tuple[Any, asyncio.Future[Any]]]()
+
+    def hold(command: Any) -> asyncio.Future[Any]:
+        if not isinstance(command, Send):
+            return submit(command)
+        held.append((command, asyncio.get_running_loop().create_future()))
+        return held[-1][1]
+
+    monkeypatch.setattr(node.store, "submit", hold)
+    bodies = [bytes(api.BODY_BYTES_MAX) for _ in range(40)]
+    posting = asyncio.gather(*(alice.post(api.Send, f"k{n}", "ann@a.test", body) for n, body in enumerate(bodies)))
+    fit = api.REQUEST_BYTES_IN_FLIGHT_MAX // api.BODY_BYTES_MAX
+    for _ in range(fit + 5):
+        await ann.ask(api.GetDevices)  # others go on meanwhile
+    assert len(held) == fit, "one frame may go over, no more"
+    monkeypatch.undo()
+    for command, future in held:
+        future.set_result(await submit(command))
+    for number in await posting:
+        await alice.answer(number)
+
+
+@pytest.mark.parametrize("then", ["takes", "leaves"])
+async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
+    node: Node, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    taken = [0]
+
+    async def big(session: object, frame: api.Ping) -> api.Why:
+        taken[0] += 1
+        return api.Why("", "x" * 4096, ())
+
+    monkeypatch.setitem(HANDLERS, api.Ping, big)
+    numbers = [await alice.post(api.Ping) for _ in range(4000)]
+    before = -1
+    while before != taken[0]:
+        before = taken[0]
+        for _ in range(20):
+            await ann.ask(api.GetDevices)
+    assert taken[0] <= 4 * api.REQUESTS_IN_FLIGHT_MAX
+    if then == "takes":
+        for number in numbers:
+            await alice.answer(number)
+        return
+    alice.channel.cut()  # type: ignore[attr-defined]
+    async with asyncio.timeout(WAIT_S):
+        while "alice" in node.sessions:
+            await ann.ask(api.GetDevices)
 
 
 async def test_reading_many_logs_at_once_does_not_stop_the_node(node: Node) -> None:
