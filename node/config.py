@@ -90,7 +90,7 @@ class Limits(Section, frozen=True):
     )
     sessions: Annotated[int, _doc("Clients connected at once.", ge=1, le=10**6)] = 10_000
     message_bytes: Annotated[
-        int, _doc("Largest body of one message; the protocol allows 64 KiB.", ge=256, le=65_536)
+        int, _doc("Largest body that our own users send; the protocol allows 64 KiB.", ge=256, le=65_536)
     ] = 65_536
 
 

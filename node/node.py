@@ -133,7 +133,7 @@ class Node:
         context = Context(
             self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
             self.config.limits.mailbox_messages, self.config.federation.policy,
-            self.config.limits.waiting_per_peer_events,
+            self.config.limits.waiting_per_peer_events, self.config.limits.message_bytes,
         )  # fmt: skip
         self.store = Store(
             self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed

@@ -11,7 +11,7 @@ from node import api
 from node.api import ApiError
 from node.config import Limits
 from node.node import Node
-from tests.node.helpers import Client, config, connect, stranger
+from tests.node.helpers import Client, befriend, config, connect, stranger, two_nodes
 
 
 @pytest.fixture
@@ -101,6 +101,18 @@ async def test_other_kinds_and_formats_are_refused(node: Node) -> None:
     alice = await connect(node, "alice")
     assert await refused(alice, api.Send, "k", "ann@a.test", b"x", kind="notices") == "bad_request"
     assert await refused(alice, api.Send, "k", "ann@a.test", b"x", format="zip") == "bad_request"
+
+
+async def test_a_message_over_the_configured_size_is_refused_and_one_of_a_peer_is_not(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path, limits=Limits(message_bytes=256)) as (a, b):
+        await befriend(a, b)
+        alice, bob = await connect(a, "alice"), await connect(b, "bob")
+        with pytest.raises(ApiError, match="256 bytes") as error:
+            await bob.send("bob@b.test", bytes(257))
+        assert error.value.code == "too_large"
+        await bob.send("bob@b.test", bytes(256))
+        await alice.send("bob@b.test", bytes(257))
+        await bob.message(bytes(257))
 
 
 async def test_nothing_is_shown_to_people_outside_the_conversation(node: Node) -> None:
