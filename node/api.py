@@ -42,6 +42,7 @@ CODES: dict[str, tuple[bool, str]] = {
     "destination_backlogged": (True, "too much is already waiting for that node"),
     "storage_full": (True, "the node's disk is full; reads go on"),
     "busy": (True, "the node is busy or stopping"),
+    "too_slow": (True, "a deadline passed before the hello, or before a login"),
     "rate_limited": (True, "too many requests"),
     "failed": (True, "the node could not do it"),
 }

@@ -88,7 +88,9 @@ class Limits(Section, frozen=True):
     waiting_per_peer_events: Annotated[int, _doc("Events that wait for one unreachable peer.", ge=100, le=10**8)] = (
         200_000
     )
-    sessions: Annotated[int, _doc("Clients connected at once.", ge=1, le=10**6)] = 10_000
+    sessions: Annotated[
+        int, _doc("Clients connected at once; a quarter of them (or 16) may be without a login.", ge=1, le=10**6)
+    ] = 10_000
     message_bytes: Annotated[
         int, _doc("Largest body that our own users send; the protocol allows 64 KiB.", ge=256, le=65_536)
     ] = 65_536

@@ -29,19 +29,24 @@ if TYPE_CHECKING:
     from node.node import Node
 
 HELLO_DEADLINE_S = 10.0
+LOGIN_DEADLINE_S = 60.0  # after the hello
 LOOK_AGAIN_S = 30.0  # a lost hint costs at most this
 
 
 class Session:
     """Owned by the node; `run` returns when the connection is over."""
 
-    def __init__(self, node: "Node", channel: Channel, codec: coding.Codec) -> None:
-        self.node, self._channel, self._codec = node, channel, codec
+    def __init__(self, node: "Node", channel: Channel, is_text: Callable[[], bool]) -> None:
+        """`is_text` says, once the first frame came, whether the client speaks JSON."""
+        self.node, self._channel, self._is_text = node, channel, is_text
+        self._codec = coding.MSGPACK
         self.nonce = node.system.random(32)
         self.device: rows.Device | None = None
         self._out: list[bytes] = []
         self._out_wake = asyncio.Event()
         self._writer: asyncio.Future[None]  # ends before `run` does only if the channel broke
+        self._deadline: asyncio.Timeout  # of the hello, then of the login, then none
+        self._proving = False
         self._in_flight = self._in_flight_bytes = 0
         self._room = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -55,9 +60,14 @@ class Session:
         self._writer = asyncio.ensure_future(self._write())
         self._writer.add_done_callback(lambda _: self._room.set())
         try:
-            await self._read(await asyncio.wait_for(self._hello(), HELLO_DEADLINE_S))
-        except (ChannelClosed, TimeoutError):
+            async with asyncio.timeout(HELLO_DEADLINE_S) as self._deadline:
+                frames = await self._hello()
+                self._deadline.reschedule(asyncio.get_running_loop().time() + LOGIN_DEADLINE_S)
+                await self._read(frames)
+        except ChannelClosed:
             pass
+        except TimeoutError:
+            self._push(api.Goodbye("too_slow", "the connection did not log in in time; connect again"))
         except ApiError as error:
             self._push(api.Error(error.code, error.message))
             self._push(api.Goodbye(error.code, error.message))
@@ -65,24 +75,29 @@ class Session:
             self.node.leave(self)
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._finish()
+            self._writer.cancel()
+            await asyncio.gather(self._writer, *self._tasks, return_exceptions=True)
+            await self._finish("")
 
-    async def _finish(self) -> None:
-        self._writer.cancel()
-        await asyncio.gather(self._writer, return_exceptions=True)
+    async def refuse(self, code: str, reason: str) -> None:
+        """Instead of `run`: goodbye before the hello."""
+        self._push(api.Goodbye(code, reason))
+        await self._finish(reason)
+
+    async def _finish(self, reason: str) -> None:
         try:
             if self._out:
                 await asyncio.wait_for(self._channel.send(*self._out), 2)
         except (ChannelClosed, TimeoutError):
             pass
-        await self._channel.close("")
+        await self._channel.close(reason)
 
     async def _hello(self) -> Sequence[bytes]:
         """Answers the first frame; gives those that came with it."""
         frames = await self._channel.recv()
         if not frames:
             raise ChannelClosed("gone before the hello")
+        self._codec = coding.JSON if self._is_text() else coding.MSGPACK
         hello = self._codec.from_client(frames[0])
         if not isinstance(hello, api.Hello):
             raise ApiError("bad_frame", "the first frame is hello")
@@ -161,15 +176,33 @@ class Session:
 
     async def _serve(self, frame: api.AnyRequest, size: int) -> None:
         try:
-            if isinstance(frame, api.Auth):
-                self._answer(frame.id, size, await self._auth(frame))
-                if frame.feed:
+            if isinstance(frame, api.Login | api.Register | api.Auth):
+                self._answer(frame.id, size, await self._prove(frame))
+                if isinstance(frame, api.Auth) and frame.feed:
                     self._start_feed()
             else:
                 handler: Callable[..., Any] = HANDLERS[type(frame)]
                 self._answer(frame.id, size, await handler(self, frame))
         except Exception as error:  # a bug too is answered, and told in the log
             self._answer(frame.id, size, error)
+
+    async def _prove(self, frame: api.Login | api.Register | api.Auth) -> api.LoggedIn | api.Ready:
+        """Log in; one at a time. The deadline waits for the answer: a slow check of a password is not the client's."""
+        if self._proving or self._deadline.expired():
+            raise ApiError("busy", "an earlier login of this connection is still being checked")
+        deadline, self._proving = self._deadline.when(), True
+        self._deadline.reschedule(None)
+        try:
+            found: Any = await (
+                self._auth(frame) if isinstance(frame, api.Auth) else HANDLERS[type(frame)](self, frame)
+            )
+        except Exception:
+            self._deadline.reschedule(deadline)
+            raise
+        finally:
+            self._proving = False
+        self.node.strangers.discard(self)
+        return found  # type: ignore[no-any-return]
 
     def _answer(self, request: int, size: int, outcome: Any) -> None:
         self._in_flight -= 1
