@@ -38,7 +38,7 @@ CODES: dict[str, tuple[bool, str]] = {
     "conflict": (False, "the idempotency key was used for another message"),
     "too_large": (False, "over a size limit"),
     "stale": (True, "what the message was made for has changed; nothing was stored"),
-    "mailbox_full": (True, "the recipient's mailbox is full"),
+    "mailbox_full": (True, "the recipient's mailbox, or the sender's own, is full until one of their devices fetches"),
     "destination_backlogged": (True, "too much is already waiting for that node"),
     "storage_full": (True, "the node's disk is full; reads go on"),
     "busy": (True, "the node is busy or stopping"),
@@ -109,7 +109,7 @@ class Auth(Request, tag="auth", frozen=True):
 
     token: Annotated[str, msgspec.Meta(max_length=128)]
     resume: Cursor | None = None
-    feed: bool = True  # false: requests only, nothing is pushed
+    feed: bool = True  # false: requests only; nothing is pushed, and so nothing acknowledged: the mailbox fills
 
 
 class Send(Request, tag="send", frozen=True):

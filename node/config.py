@@ -84,7 +84,10 @@ class Link(Section, frozen=True):
 class Limits(Section, frozen=True):
     """How much the node holds before it says no. Whoever is refused is told."""
 
-    mailbox_messages: Annotated[int, _doc("Messages in one user's mailbox.", ge=100, le=10**8)] = 500_000
+    # Not below what one device may have on the way: it acknowledges in steps, and would wait for its own step.
+    mailbox_messages: Annotated[
+        int, _doc("Messages, sent and received, that none of a user's devices has fetched.", ge=1_000, le=10**8)
+    ] = 500_000
     waiting_per_peer_events: Annotated[int, _doc("Events that wait for one unreachable peer.", ge=100, le=10**8)] = (
         200_000
     )
