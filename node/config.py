@@ -84,13 +84,18 @@ class Link(Section, frozen=True):
 class Limits(Section, frozen=True):
     """How much the node holds before it says no. Whoever is refused is told."""
 
-    mailbox_messages: Annotated[int, _doc("Messages in one user's mailbox.", ge=100, le=10**8)] = 500_000
+    # Not below what one device may have on the way: it acknowledges in steps, and would wait for its own step.
+    mailbox_messages: Annotated[
+        int, _doc("Messages, sent and received, that none of a user's devices has fetched.", ge=1_000, le=10**8)
+    ] = 500_000
     waiting_per_peer_events: Annotated[int, _doc("Events that wait for one unreachable peer.", ge=100, le=10**8)] = (
         200_000
     )
-    sessions: Annotated[int, _doc("Clients connected at once.", ge=1, le=10**6)] = 10_000
+    sessions: Annotated[
+        int, _doc("Clients connected at once; a quarter of them (or 16) may be without a login.", ge=1, le=10**6)
+    ] = 10_000
     message_bytes: Annotated[
-        int, _doc("Largest body of one message; the protocol allows 64 KiB.", ge=256, le=65_536)
+        int, _doc("Largest body that our own users send; the protocol allows 64 KiB.", ge=256, le=65_536)
     ] = 65_536
 
 

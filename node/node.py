@@ -20,7 +20,7 @@ from federation.link import Settings, Us
 from federation.memory import pair
 from federation.ports import Channel
 from federation.service import Dial, Service
-from node import api, coding, keys
+from node import api, keys
 from node.api import ApiError
 from node.config import Config
 from node.core import rows
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from node.client import Client
 
 log = logging.getLogger("roost.node")
-CODECS = {"json": coding.JSON, "msgpack": coding.MSGPACK}
+STRANGERS_SHARE, STRANGERS_MIN = 4, 16  # one connection in so many may be without a login; so many always may
 Authenticate = Callable[[str, str], Awaitable[bool]]
 
 
@@ -83,7 +83,9 @@ class Node:
         self.us = Us(node_keys.chain, node_keys.key, node_keys.identity.node, config.name,
                      system.random(INCARNATION_BYTES), config.hints)  # fmt: skip
         self.directory = Directory(self.us.node, config.name)
-        self.sessions: dict[str, set[Session]] = {}
+        self.sessions: dict[str, set[Session]] = {}  # logged in, by user
+        self.connections: set[Session] = set()  # all that came through a door
+        self.strangers: set[Session] = set()  # those of them that did not log in
         self.lights: dict[str, tuple[str, int]] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.authenticate: Authenticate | None = None
@@ -133,7 +135,7 @@ class Node:
         context = Context(
             self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
             self.config.limits.mailbox_messages, self.config.federation.policy,
-            self.config.limits.waiting_per_peer_events,
+            self.config.limits.waiting_per_peer_events, self.config.limits.message_bytes,
         )  # fmt: skip
         self.store = Store(
             self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed
@@ -253,12 +255,24 @@ class Node:
                 session.light(name, state, since_ms)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
-    async def serve(self, channel: Channel, codec: str = "msgpack") -> None:
-        """Serve one client connection to its end; the doors call this."""
-        if sum(map(len, self.sessions.values())) >= self.config.limits.sessions:
-            await channel.close("too many clients")
+    async def serve(self, channel: Channel, is_text: Callable[[], bool] = lambda: False) -> None:
+        """Serve one client connection to its end; the doors call this.
+
+        `is_text` says, once the first frame came, whether the client speaks JSON. Over `limits.sessions` the client
+        is told `busy`. Who did not log in counts too, and has a bound below that: strangers cannot take every place.
+        """
+        session = Session(self, channel, is_text)
+        limit = self.config.limits.sessions
+        if len(self.connections) >= limit or len(self.strangers) >= max(limit // STRANGERS_SHARE, STRANGERS_MIN):
+            await session.refuse("busy", "too many clients are connected; try again later")
             return
-        await Session(self, channel, CODECS[codec]).run()
+        self.connections.add(session)
+        self.strangers.add(session)
+        try:
+            await session.run()
+        finally:
+            self.connections.discard(session)
+            self.strangers.discard(session)
 
     def join(self, session: Session) -> None:
         assert session.device is not None
@@ -323,7 +337,7 @@ class Node:
     def connect_inside(self) -> Channel:
         """A client's end of an in-process connection."""
         ours, theirs = pair()
-        task = asyncio.ensure_future(self.serve(theirs))
+        task = asyncio.ensure_future(Session(self, theirs, lambda: False).run())  # our own process: not counted
         self._session_tasks.add(task)
         task.add_done_callback(self._session_tasks.discard)
         return ours

@@ -6,7 +6,7 @@ is made when the commit resolves, and all replies of one loop turn leave in one 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +29,25 @@ if TYPE_CHECKING:
     from node.node import Node
 
 HELLO_DEADLINE_S = 10.0
+LOGIN_DEADLINE_S = 60.0  # after the hello
 LOOK_AGAIN_S = 30.0  # a lost hint costs at most this
 
 
 class Session:
     """Owned by the node; `run` returns when the connection is over."""
 
-    def __init__(self, node: "Node", channel: Channel, codec: coding.Codec) -> None:
-        self.node, self._channel, self._codec = node, channel, codec
+    def __init__(self, node: "Node", channel: Channel, is_text: Callable[[], bool]) -> None:
+        """`is_text` says, once the first frame came, whether the client speaks JSON."""
+        self.node, self._channel, self._is_text = node, channel, is_text
+        self._codec = coding.MSGPACK
         self.nonce = node.system.random(32)
         self.device: rows.Device | None = None
         self._out: list[bytes] = []
         self._out_wake = asyncio.Event()
-        self._in_flight = 0
+        self._writer: asyncio.Future[None]  # ends before `run` does only if the channel broke
+        self._deadline: asyncio.Timeout  # of the hello, then of the login, then none
+        self._proving = False
+        self._in_flight = self._in_flight_bytes = 0
         self._room = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.feed_wake = asyncio.Event()
@@ -52,12 +58,17 @@ class Session:
 
     # --- connection ---------------------------------------------------------------------------------------------------
     async def run(self) -> None:
-        writer = asyncio.ensure_future(self._write())
+        self._writer = asyncio.ensure_future(self._write())
+        self._writer.add_done_callback(lambda _: self._room.set())
         try:
-            await asyncio.wait_for(self._hello(), HELLO_DEADLINE_S)
-            await self._read()
-        except (ChannelClosed, TimeoutError):
+            async with asyncio.timeout(HELLO_DEADLINE_S) as self._deadline:
+                frames = await self._hello()
+                self._deadline.reschedule(asyncio.get_running_loop().time() + LOGIN_DEADLINE_S)
+                await self._read(frames)
+        except ChannelClosed:
             pass
+        except TimeoutError:
+            self._push(api.Goodbye("too_slow", "the connection did not log in in time; connect again"))
         except ApiError as error:
             self._push(api.Error(error.code, error.message))
             self._push(api.Goodbye(error.code, error.message))
@@ -65,23 +76,29 @@ class Session:
             self.node.leave(self)
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._finish(writer)
+            self._writer.cancel()
+            await asyncio.gather(self._writer, *self._tasks, return_exceptions=True)
+            await self._finish("")
 
-    async def _finish(self, writer: "asyncio.Future[None]") -> None:
-        writer.cancel()
-        await asyncio.gather(writer, return_exceptions=True)
+    async def refuse(self, code: str, reason: str) -> None:
+        """Instead of `run`: goodbye before the hello."""
+        self._push(api.Goodbye(code, reason))
+        await self._finish(reason)
+
+    async def _finish(self, reason: str) -> None:
         try:
             if self._out:
                 await asyncio.wait_for(self._channel.send(*self._out), 2)
         except (ChannelClosed, TimeoutError):
             pass
-        await self._channel.close("")
+        await self._channel.close(reason)
 
-    async def _hello(self) -> None:
+    async def _hello(self) -> Sequence[bytes]:
+        """Answers the first frame; gives those that came with it."""
         frames = await self._channel.recv()
         if not frames:
             raise ChannelClosed("gone before the hello")
+        self._codec = coding.JSON if self._is_text() else coding.MSGPACK
         hello = self._codec.from_client(frames[0])
         if not isinstance(hello, api.Hello):
             raise ApiError("bad_frame", "the first frame is hello")
@@ -90,22 +107,34 @@ class Session:
         us = self.node.us
         proof = us.key.sign("hello", hello_bytes("server", self._channel.binding, self.nonce, hello.nonce))
         self._push(api.Welcome(api.VERSION, us.name, encode_chain(us.chain), self.nonce, proof))
-        for raw in frames[1:]:
-            self._take(self._codec.from_client(raw))
+        return frames[1:]
 
-    async def _read(self) -> None:
-        while frames := await self._channel.recv():
+    async def _read(self, frames: Sequence[bytes]) -> None:
+        while True:
             for raw in frames:
-                while self._in_flight >= api.REQUESTS_IN_FLIGHT_MAX:
+                while self._is_full():
+                    if self._writer.done():
+                        raise ChannelClosed("nobody takes the answers")
                     self._room.clear()  # stop reading the socket: the client's own window is full
                     await self._room.wait()
-                self._take(self._codec.from_client(raw))
+                self._take(self._codec.from_client(raw), len(raw))
+            if not (frames := await self._channel.recv()):
+                return
+
+    def _is_full(self) -> bool:
+        """Whether the next frame has to wait: for an answer, or for the client to take the answers it has."""
+        return (
+            self._in_flight >= api.REQUESTS_IN_FLIGHT_MAX
+            or self._in_flight_bytes >= api.REQUEST_BYTES_IN_FLIGHT_MAX
+            or len(self._out) >= api.REQUESTS_IN_FLIGHT_MAX
+        )
 
     async def _write(self) -> None:
         while True:
             await self._out_wake.wait()
             self._out_wake.clear()
             frames, self._out = self._out, []
+            self._room.set()
             if frames:
                 await self._channel.send(*frames)
 
@@ -114,21 +143,23 @@ class Session:
         self._out_wake.set()
 
     # --- requests -----------------------------------------------------------------------------------------------------
-    def _take(self, frame: api.FromClient) -> None:
+    def _take(self, frame: api.FromClient, size: int) -> None:
+        """One frame of `size` bytes; every request is answered once, and its bytes are free then."""
         if isinstance(frame, api.Ack):
             self._ack(frame)
-        elif isinstance(frame, api.Send):
-            self._in_flight += 1
-            self._send(frame)
-        elif isinstance(frame, api.Hello):
+            return
+        if isinstance(frame, api.Hello):
             raise ApiError("bad_frame", "a second hello")
+        self._in_flight += 1
+        self._in_flight_bytes += size
+        if isinstance(frame, api.Send):
+            self._send(frame, size)
         else:
-            self._in_flight += 1
-            task = asyncio.ensure_future(self._serve(frame))
+            task = asyncio.ensure_future(self._serve(frame, size))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _send(self, frame: api.Send) -> None:
+    def _send(self, frame: api.Send, size: int) -> None:
         """Decide nothing here: the store answers after commit."""
         try:
             device = self.logged_in()
@@ -139,25 +170,44 @@ class Session:
                 frame.expires_ms,
             )  # fmt: skip
         except ApiError as error:
-            self._answer(frame.id, error)
+            self._answer(frame.id, size, error)
             return
         future = self.node.store.submit(command)
-        future.add_done_callback(lambda f: self._answer(frame.id, f.exception() or f.result()))
+        future.add_done_callback(lambda f: self._answer(frame.id, size, f.exception() or f.result()))
 
-    async def _serve(self, frame: api.AnyRequest) -> None:
+    async def _serve(self, frame: api.AnyRequest, size: int) -> None:
         try:
-            if isinstance(frame, api.Auth):
-                self._answer(frame.id, await self._auth(frame))
-                if frame.feed:
+            if isinstance(frame, api.Login | api.Register | api.Auth):
+                self._answer(frame.id, size, await self._prove(frame))
+                if isinstance(frame, api.Auth) and frame.feed:
                     self._start_feed()
             else:
                 handler: Callable[..., Any] = HANDLERS[type(frame)]
-                self._answer(frame.id, await handler(self, frame))
+                self._answer(frame.id, size, await handler(self, frame))
         except Exception as error:  # a bug too is answered, and told in the log
-            self._answer(frame.id, error)
+            self._answer(frame.id, size, error)
 
-    def _answer(self, request: int, outcome: Any) -> None:
+    async def _prove(self, frame: api.Login | api.Register | api.Auth) -> api.LoggedIn | api.Ready:
+        """Log in; one at a time. The deadline waits for the answer: a slow check of a password is not the client's."""
+        if self._proving or self._deadline.expired():
+            raise ApiError("busy", "an earlier login of this connection is still being checked")
+        deadline, self._proving = self._deadline.when(), True
+        self._deadline.reschedule(None)
+        try:
+            found: Any = await (
+                self._auth(frame) if isinstance(frame, api.Auth) else HANDLERS[type(frame)](self, frame)
+            )
+        except Exception:
+            self._deadline.reschedule(deadline)
+            raise
+        finally:
+            self._proving = False
+        self.node.strangers.discard(self)
+        return found  # type: ignore[no-any-return]
+
+    def _answer(self, request: int, size: int, outcome: Any) -> None:
         self._in_flight -= 1
+        self._in_flight_bytes -= size
         self._room.set()
         if isinstance(outcome, ApiError):
             self._push(api.Error(outcome.code, outcome.message, request, outcome.retry_after_ms))

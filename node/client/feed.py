@@ -112,7 +112,7 @@ def _messages(db: sqlite3.Connection, me: Me, items: Sequence[api.Item]) -> list
         known.update(r[0] for r in db.execute(f"SELECT id FROM message WHERE id IN ({marks(len(piece))})", piece))
     repeats = [came[event] for event in came if event in known]
     # A reply gave only the milliseconds of our own stamp; and a deleted body comes as the same event without it.
-    db.executemany("UPDATE message SET ord = ? WHERE id = ?", [(m.order, m.event) for m in repeats])
+    db.executemany("UPDATE message SET ord = ? WHERE id = ?", [(int(m.order, 16), m.event) for m in repeats])
     gone = [(m.event,) for m in repeats if m.body is None]
     db.executemany("UPDATE message SET text = '', body = NULL WHERE id = ?", gone)
     fresh = [(item, from_node(item, me.address)) for event, item in came.items() if event not in known]

@@ -35,6 +35,7 @@ class Acknowledge:
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Device, (self.device,)
         yield rows.Account, (self.local,)
+        yield rows.Mailbox, (self.local,)
         for seen in self.seen:
             key = seen.log.key
             yield rows.LogHead, (key,)
@@ -51,6 +52,7 @@ class Acknowledge:
         device = view.get(rows.Device, self.device)
         if device is not None and self.position > device.acked:
             view.put(device._replace(acked=self.position, seen_ms=context.now_ms))
+            log.fetched(view, self.local, self.position)
         own = (view.get(rows.Conversation, s.log.conversation) for s in self.seen if s.log.origin == context.node)
         view.want(*_mailboxes(context, own))
         marks = [mark for seen in self.seen if (mark := _progress(view, context, self.local, seen))]

@@ -139,8 +139,7 @@ class Receive:
         standing = view.get(rows.Standing, header.conversation, local)
         if standing is not None and standing.state == "declined":
             raise Refuse("declined", "the recipient does not take messages from this sender")
-        box = view.get(rows.Mailbox, local)
-        if box is not None and box.items >= context.mailbox_items_max:
+        if log.is_full(view, context, local):
             raise Later("mailbox_full", "the recipient's mailbox is full")
         if view.get(rows.Conversation, header.conversation) is None:
             a, b = sorted((me, User(context.node, local)))

@@ -79,6 +79,29 @@ async def test_a_remote_send_waits_until_acknowledged(bench: Bench) -> None:
     assert (await bench.get(rows.Receipt, log.key, far.node, "bob")).sent == 5
 
 
+@pytest.mark.parametrize("to", ["far", "bob", "alice"])
+async def test_a_full_mailbox_of_the_sender_refuses_the_send(bench: Bench, to: str) -> None:
+    """What one sends is in one's own mailbox too, for one's other devices."""
+    far = Far()
+    bench.context.mailbox_items_max = 3
+    await bench.people("alice", "bob")
+    await bench.befriend(far)
+    await bench.do(AddDevice(DEVICE, "alice", "phone", b"t" * 32, b"s" * 32))
+    await bench.do(AddDevice(b"b" * 16, "bob", "phone", b"b" * 32, b"s" * 32))
+    whom = User(far.node, "bob") if to == "far" else bench.user(to)
+    for life in range(3):  # and so on, for as long as devices fetch
+        for n in range(3):
+            await bench.do(bench.send(f"{life}-{n}", whom))
+        with pytest.raises(ApiError, match="their devices" if to == "bob" else "your devices") as full:
+            await bench.do(bench.send("over", whom))
+        assert full.value.code == "mailbox_full"
+        assert (await bench.do(bench.send(f"{life}-0", whom))).seq == 3 * life + 1, "a repeat is answered all the same"
+        for local, device in (("alice", DEVICE), ("bob", b"b" * 16)):
+            box = await bench.get(rows.Mailbox, local)
+            if box is not None:
+                await bench.do(Acknowledge(local, device, box.position, ()))
+
+
 async def test_a_peer_that_lost_its_store_is_sent_it_again(bench: Bench) -> None:
     far = Far()
     await bench.people("alice")

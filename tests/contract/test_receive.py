@@ -4,7 +4,8 @@ from federation.event import event_id
 from federation.ids import Log
 from federation.wire import LogAck, Segment
 from node.core import rows
-from node.core.people import ChangeAccount
+from node.core.people import AddDevice, ChangeAccount
+from node.core.progress import Acknowledge
 from node.core.receive import Receive
 from node.storage import reads
 from tests.contract.bench import Bench, Far
@@ -46,6 +47,39 @@ async def test_a_full_mailbox_pauses_the_log(bench: Bench) -> None:
     await bench.befriend(far)
     ack = await bench.do(Receive(far.node, far.segment(bench.user("alice"), [b"1", b"2", b"3"])))
     assert (ack.seq, codes(ack)) == (2, [(3, "later", "mailbox_full")])
+
+
+async def test_what_a_device_acknowledged_does_not_fill_the_mailbox(bench: Bench) -> None:
+    """A user of many years is never refused for what was fetched long ago; a lost device does not matter."""
+    far = Far()
+    bench.context.mailbox_items_max = 3
+    await bench.people("alice")
+    await bench.befriend(far)
+    for device in (b"1", b"2"):
+        await bench.do(AddDevice(device * 16, "alice", "phone", device * 32, b"s" * 32))
+    bodies = [b"%d" % n for n in range(9)]
+    whole = far.segment(bench.user("alice"), bodies)
+
+    async def offer(first: int) -> int:
+        rest = whole.events[first - 1 :]
+        segment = Segment(whole.conversation, whole.origin, whole.incarnation, first, whole.members, rest)
+        ack: LogAck = await bench.do(Receive(far.node, segment))
+        assert codes(ack) == [(ack.seq + 1, "later", "mailbox_full")]
+        return ack.seq
+
+    async def acknowledge(device: bytes, position: int) -> None:
+        await bench.do(Acknowledge("alice", device * 16, position, ()))
+
+    assert await offer(1) == 3
+    head = (await bench.get(rows.Mailbox, "alice")).position
+    await acknowledge(b"1", head - 1)
+    assert await offer(4) == 5, "all but the newest were fetched"
+    head = (await bench.get(rows.Mailbox, "alice")).position
+    await acknowledge(b"2", 1)  # the slow device changes nothing
+    assert await offer(6) == 5
+    await acknowledge(b"2", head)
+    await acknowledge(b"1", head)  # twice is once
+    assert await offer(6) == 8
 
 
 async def test_unknown_and_deleted_users_are_refused_for_good(bench: Bench) -> None:

@@ -11,12 +11,12 @@ from node import api
 from node.api import ApiError
 from node.config import Limits
 from node.node import Node
-from tests.node.helpers import Client, config, connect, stranger
+from tests.node.helpers import Client, again, befriend, config, connect, stranger, two_nodes
 
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    async with Node.open(config(tmp_path, limits=Limits(mailbox_messages=100))) as node:
+    async with Node.open(config(tmp_path, limits=Limits(mailbox_messages=1000))) as node:
         for name in ("alice", "ann"):
             await node.create_user(name, "pw")
         yield node
@@ -103,6 +103,18 @@ async def test_other_kinds_and_formats_are_refused(node: Node) -> None:
     assert await refused(alice, api.Send, "k", "ann@a.test", b"x", format="zip") == "bad_request"
 
 
+async def test_a_message_over_the_configured_size_is_refused_and_one_of_a_peer_is_not(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path, limits=Limits(message_bytes=256)) as (a, b):
+        await befriend(a, b)
+        alice, bob = await connect(a, "alice"), await connect(b, "bob")
+        with pytest.raises(ApiError, match="256 bytes") as error:
+            await bob.send("bob@b.test", bytes(257))
+        assert error.value.code == "too_large"
+        await bob.send("bob@b.test", bytes(256))
+        await alice.send("bob@b.test", bytes(257))
+        await bob.message(bytes(257))
+
+
 async def test_nothing_is_shown_to_people_outside_the_conversation(node: Node) -> None:
     await node.create_user("eve", "pw")
     alice, eve = await connect(node, "alice"), await connect(node, "eve")
@@ -118,12 +130,32 @@ async def test_nothing_is_shown_to_people_outside_the_conversation(node: Node) -
 
 async def test_mailbox_full(node: Node) -> None:
     alice = await connect(node, "alice")
-    numbers = [await alice.post(api.Send, f"k{n}", "ann@a.test", b"x") for n in range(100)]
+    numbers = [await alice.post(api.Send, f"k{n}", "ann@a.test", b"x") for n in range(1000)]
     for number in numbers:
         await alice.answer(number)
     assert await refused(alice, api.Send, "over", "ann@a.test", b"x") == "mailbox_full"
     assert api.CODES["mailbox_full"][0], "it can be tried again"
-    assert len((await alice.ask(api.GetHistory, "ann@a.test")).messages) == 100
+    assert len((await alice.ask(api.GetHistory, "ann@a.test", limit=1000)).messages) == 1000
+    ann = await connect(node, "ann")
+    while len([i for i in ann.items if isinstance(i, api.Message)]) < 1000:
+        await ann.pump()
+    await ann.ask(api.Ping)  # the acknowledgement went before it
+    await alice.send("ann@a.test", b"there is room again")
+
+
+async def test_a_client_that_only_sends_is_told_to_receive(node: Node) -> None:
+    alice = await connect(node, "alice", feed=False)
+    numbers = [await alice.post(api.Send, f"k{n}", "alice@a.test", b"x") for n in range(1000)]
+    for number in numbers:
+        await alice.answer(number)
+    with pytest.raises(ApiError, match="let one of them receive") as full:
+        await alice.send("ann@a.test", b"over")
+    assert full.value.code == "mailbox_full"
+    phone = await again(node, alice)
+    while len(phone.items) < 1000:
+        await phone.pump()
+    await phone.ask(api.Ping)
+    await alice.send("ann@a.test", b"there is room again")
 
 
 async def test_requests_give_no_receipts_until_accepted(node: Node) -> None:
