@@ -93,7 +93,9 @@ def store(view: View, context: Context, event: Event, refused: str = "", late: b
             event.signed.header, event.signed.signature, body, context.now_ms, int(late), refused,
         )
     )  # fmt: skip
-    view.put(rows.LogHead(log, h.conversation, h.origin, h.incarnation, h.seq, event.id, h.stamp))
+    # Our clock goes on from the newest of these after a restart: what it did not follow must not get there.
+    stamp = min(h.stamp, context.last_stamp)
+    view.put(rows.LogHead(log, h.conversation, h.origin, h.incarnation, h.seq, event.id, stamp))
 
 
 def queue(view: View, peer: bytes, log: bytes, seq: int) -> None:

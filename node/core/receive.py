@@ -145,8 +145,8 @@ class Receive:
             a, b = sorted((me, User(context.node, local)))
             view.put(rows.Conversation(header.conversation, "direct", a.node, a.local, b.node, b.local))
         late = standing is not None and header.stamp < standing.last_stamp
-        log.store(view, context, event, late=late)
         context.merge(header.stamp)
+        log.store(view, context, event, late=late)
         if standing is None:
             ask = account.requests == "everyone" or peer.state == "open"
             standing = rows.Standing(header.conversation, local, "request" if ask else "open", header.stamp)
@@ -171,6 +171,7 @@ class Receive:
         except ProtocolError:
             stamp = 0
         event = event_id(signed.header)
+        head = view.get(rows.LogHead, self._log.key)
         # Under an id of its own: whoever replays another's event here must not occupy that event's id.
         place = digest("refused", self._log.key, seq.to_bytes(8, "big"), event)
         view.put(
@@ -179,7 +180,7 @@ class Receive:
                 signed.header, signed.signature, None, context.now_ms, 0, code,
             )
         )  # fmt: skip
-        view.put(rows.LogHead(self._log.key, *self._log, seq, event, stamp))
+        view.put(rows.LogHead(self._log.key, *self._log, seq, event, head.stamp if head else 0))
 
     def _lies(self, signed: Signed, seq: int, key: bytes) -> bool:
         """Whether the origin really signed this for the same number of the same log."""

@@ -1,5 +1,7 @@
 """A peer's segments through the real store: taken once, refused for good, paused, or kept as evidence."""
 
+import pytest
+
 from federation.event import event_id
 from federation.ids import Log
 from federation.wire import LogAck, Segment
@@ -8,7 +10,7 @@ from node.core.people import AddDevice, ChangeAccount
 from node.core.progress import Acknowledge
 from node.core.receive import Receive
 from node.storage import reads
-from tests.contract.bench import Bench, Far
+from tests.contract.bench import NOW_MS, Bench, Far
 
 
 def codes(ack: LogAck) -> list[tuple[int, str, str]]:
@@ -90,6 +92,18 @@ async def test_unknown_and_deleted_users_are_refused_for_good(bench: Bench) -> N
     for name in ("gone", "never"):
         ack = await bench.do(Receive(far.node, far.segment(bench.user(name), [b"1", b"2"])))
         assert (ack.seq, codes(ack)) == (2, [(1, "refused", "unknown_user"), (2, "refused", "unknown_user")])
+
+
+@pytest.mark.parametrize("ahead_ms", [3_600_000, (1 << 47) - 1 - NOW_MS], ids=["accepted", "refused"])
+async def test_a_stamp_from_the_future_is_not_where_our_clock_goes_on(bench: Bench, ahead_ms: int) -> None:
+    """Else one event of a peer would end all sending here at the next start."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    segment = far.segment(bench.user("alice"), [b"1"], stamp=(NOW_MS + ahead_ms) << 16)
+    assert (await bench.do(Receive(far.node, segment))).seq == 1
+    await bench.do(bench.send("k", bench.user("alice")))
+    assert await bench.store.read(reads.newest_stamp) == bench.context.last_stamp == NOW_MS << 16
 
 
 async def test_forged_events_are_refused_and_the_log_goes_on(bench: Bench) -> None:
