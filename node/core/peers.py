@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from federation.identity import check_chain, decode_chain
+from federation.identity import decode_chain, replaces
 from node.api import ApiError
 from node.core import rows
 from node.core.context import Context
@@ -71,8 +71,8 @@ class MeetPeer:
             if state == "blocked":
                 raise ApiError("blocked", "this node takes no links from strangers")
             peer = rows.Peer(self.node, name, state, "", b"", context.now_ms, 0)
-        if peer.chain and check_chain(decode_chain(peer.chain)).number > check_chain(decode_chain(self.chain)).number:
-            raise ApiError("bad_request", "an older key chain than the one known here")
+        if peer.chain and not replaces(decode_chain(self.chain), decode_chain(peer.chain)):
+            raise ApiError("bad_request", "a key chain that is older than the one known here, or departs from it")
         peer = peer._replace(
             name=peer.name or name,
             chain=self.chain,

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from federation.identity import Chain, NodeKey, encode_chain, rotate
 from federation.ids import Log, User, direct_conversation, notice_conversation
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.api import ApiError, Done
 from node.core import rows
-from node.core.peers import ChangePeer
+from node.core.peers import ChangePeer, MeetPeer
 from node.core.people import AddAccount, AddDevice, AddInvite, ChangeAccount, ChangeDevice, RevokeInvite
 from node.core.progress import Acknowledge, Consent, PeerAcked, Seen
 from node.core.receive import Receive
@@ -287,3 +288,20 @@ async def test_the_logs_of_a_peer_take_turns(bench: Bench) -> None:
     assert more
     (run, *_), _, _ = await bench.store.read(reads.pending, far.node, runs[-1].of.head.log, {}, set(), 64, 1 << 20)
     assert run.of.head.log > runs[-1].of.head.log
+
+
+async def test_a_stolen_old_key_does_not_take_a_node_over(bench: Bench) -> None:
+    far, thief, new = Far(), NodeKey(b"t" * 32), NodeKey(b"n" * 32)
+    stolen = rotate(far.chain, thief.public, far.key, "signing")
+    await bench.befriend(far)
+
+    async def meet(chain: Chain) -> None:
+        await bench.do(MeetPeer(far.node, far.name, encode_chain(chain), (), far.node))
+
+    await meet(honest := rotate(far.chain, new.public, far.key, "signing"))
+    for chain in (far.chain, stolen, rotate(stolen, thief.public, thief, "signing")):
+        with pytest.raises(ApiError, match="key chain"):
+            await meet(chain)
+    assert (await bench.get(rows.Peer, far.node)).chain == encode_chain(honest)
+    await meet(saved := rotate(far.chain, new.public, NodeKey(b"F" * 32), "recovery"))
+    assert (await bench.get(rows.Peer, far.node)).chain == encode_chain(saved)
