@@ -23,7 +23,7 @@ from federation.ports import HELLO_BYTES_MAX
 STREAM_WINDOW_BYTES = 1 << 20  # unread bytes a trusted peer may have at us on one stream
 CONNECTION_WINDOW_BYTES = 4 << 20  # the same over all streams of a connection
 STREAMS_MAX = 16  # open at once by the peer; only the first carries a channel, the others are reset
-GAPS_MAX = 1024  # separate pieces of one stream held out of order: each costs ~120 bytes whatever its size
+GAPS_MAX = 1024  # separate pieces of one stream held out of order: each costs ~120 bytes, and time for the next one
 DATAGRAM_BYTES = 1232  # IPv6's least MTU minus headers: fits every path, as we do not probe
 REFUSED_STREAM = 1  # application error code on the wire
 ACK_DELAY_S = 0.01  # aioquic says 1 ms; an answer of the application mostly takes longer, and can carry it
@@ -136,8 +136,9 @@ class NodeQuic(QuicConnection):
             self.stop_stream(stream_id, REFUSED_STREAM)
 
     def fragmented(self) -> bool:
-        """The peer makes us keep more separate pieces of a stream than loss explains."""
-        return any(len(stream.receiver._ranges) > GAPS_MAX for stream in self._streams.values())
+        """The peer makes us keep more separate pieces of a stream, or of the handshake, than loss explains."""
+        streams = (*self._streams.values(), *self._crypto_streams.values())
+        return any(len(stream.receiver._ranges) > GAPS_MAX for stream in streams)
 
     def transmit_due(self, now: float) -> bool:
         """Something would be sent now. Building a packet only to find it empty is a third of receive cost."""
