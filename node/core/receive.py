@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from federation.errors import ProtocolError
 from federation.event import (
@@ -22,6 +23,14 @@ from node.core import log, rows
 from node.core.context import FUTURE_MS_MAX, Context
 from node.core.progress import receipts_arrived, want_receipts
 from node.core.view import Key, View
+
+KEYS_CACHED_MAX = 256  # of at most 30 kB each
+
+
+@lru_cache(KEYS_CACHED_MAX)
+def _key(chain: bytes) -> bytes:
+    """The key that speaks for a peer: a long chain costs more to check than a segment, and all wait for it."""
+    return check_chain(decode_chain(chain)).key
 
 
 class Refuse(Exception):
@@ -67,7 +76,7 @@ class Receive:
             verdicts.append(Verdict(self.segment.first, "later", "not_accepted", "not accepted here yet"))
             return self._ack(view, verdicts)
         self._want(view, context)
-        key = check_chain(decode_chain(peer.chain)).key
+        key = _key(peer.chain)
         for number, signed in enumerate(self.segment.events):
             head = view.get(rows.LogHead, self._log.key)
             known = head.seq if head else 0

@@ -3,6 +3,7 @@
 import pytest
 
 from federation.event import event_id
+from federation.identity import Chain, NodeKey, check_chain, rotate
 from federation.ids import Log
 from federation.wire import LogAck, Segment
 from node.core import rows
@@ -104,6 +105,21 @@ async def test_a_stamp_from_the_future_is_not_where_our_clock_goes_on(bench: Ben
     assert (await bench.do(Receive(far.node, segment))).seq == 1
     await bench.do(bench.send("k", bench.user("alice")))
     assert await bench.store.read(reads.newest_stamp) == bench.context.last_stamp == NOW_MS << 16
+
+
+async def test_a_long_key_chain_is_checked_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each check costs a signature per rotation, in the one thread that everybody's writes wait for."""
+    far, checked = Far(b"r"), list[Chain]()
+    for number in range(3):
+        key = NodeKey(bytes([number]) * 32)
+        far.chain, far.key = rotate(far.chain, key.public, far.key, "signing"), key
+    await bench.people("alice")
+    await bench.befriend(far)
+    monkeypatch.setattr("node.core.receive.check_chain", lambda chain: checked.append(chain) or check_chain(chain))
+    for sender in ("bob", "ben"):
+        ack = await bench.do(Receive(far.node, far.segment(bench.user("alice"), [b"1"], sender)))
+        assert (ack.seq, ack.verdicts) == (1, ())
+    assert len(checked) <= 1
 
 
 async def test_forged_events_are_refused_and_the_log_goes_on(bench: Bench) -> None:
