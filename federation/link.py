@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from federation import wire
-from federation.errors import ProtocolError
+from federation.errors import AddressError, ProtocolError
 from federation.identity import Chain, Identity, NodeKey, check_chain, hello_bytes, verify
-from federation.ids import Log
+from federation.ids import Log, check_domain
 from federation.ports import FRAME_BYTES_MAX, Binding
 
 HELLO_DEADLINE_MS = 10_000
@@ -158,6 +158,10 @@ class Link:
             raise ProtocolError("wrong_node", "another node's key answered at this address", "3.2")
         if identity.node == self._us.node or (frame.to is not None and frame.to != self._us.node):
             raise ProtocolError("wrong_node", "the hello was meant for another node", "3.2")
+        try:
+            check_domain(frame.name)
+        except AddressError as error:
+            raise ProtocolError("bad_frame", str(error), "1.4") from None
         self.peer, self.hello = identity, frame
         return [Met(identity, frame)]
 

@@ -105,7 +105,16 @@ def refused(code: str, rule: str) -> "pytest.RaisesExc[ProtocolError]":
     return pytest.RaisesExc(ProtocolError, check=lambda e: (e.code, e.rule) == (code, rule))
 
 
+NAMES = ["", "A.test", "\u0430lice.test", "a.test\x1b[2J", "a.test\n", "a b", "a..test", "xn--a.test", "x" * 64]
+
+
 # --- the hello --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_out_of_the_grammar_never_reaches_a_screen_or_a_log(name: str) -> None:
+    with refused("bad_frame", "1.4"):
+        Two(who=(A._replace(name=name), B)).greet()
+
+
 def test_both_sides_prove_themselves_and_events_may_flow() -> None:
     two = Two(expect=B.node).greet()
     for side, other in ((0, B), (1, A)):
