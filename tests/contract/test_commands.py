@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from federation.identity import Chain, NodeKey, encode_chain, rotate
-from federation.ids import Log, User, direct_conversation, notice_conversation
+from federation.ids import Log, User, direct_conversation, notice_conversation, to_text
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.api import ApiError, Done
 from node.core import rows
@@ -305,3 +305,20 @@ async def test_a_stolen_old_key_does_not_take_a_node_over(bench: Bench) -> None:
     assert (await bench.get(rows.Peer, far.node)).chain == encode_chain(honest)
     await meet(saved := rotate(far.chain, new.public, NodeKey(b"F" * 32), "recovery"))
     assert (await bench.get(rows.Peer, far.node)).chain == encode_chain(saved)
+
+
+async def test_a_strangers_claim_to_a_name_gives_way_to_the_administrator(bench: Bench) -> None:
+    squatter, far = Far(b"s", "far.test"), Far()
+    claim = MeetPeer(squatter.node, "far.test", encode_chain(squatter.chain), ("h:1",))
+    assert (await bench.do(claim)).name == "far.test"
+    added = await bench.do(ChangePeer(far.node, "accepted", "far.test", ("h:1",), squatter.node))
+    assert (added.name, added.state) == ("far.test", "accepted")
+    assert (await bench.get(rows.Peer, squatter.node)).name == ""
+    again = MeetPeer(squatter.node, "far.test", encode_chain(squatter.chain), ("h:1",), far.node)
+    assert (await bench.do(again)).name == ""
+
+
+async def test_a_node_cannot_be_called_like_another_nodes_id(bench: Bench) -> None:
+    far = Far()
+    met = await bench.do(MeetPeer(far.node, to_text(b"v" * 32), encode_chain(far.chain), ()))
+    assert met.name == ""
