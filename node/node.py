@@ -248,7 +248,9 @@ class Node:
                     session.end("bad_token", reason)
 
     def _light(self, peer: bytes, state: str, since_ms: int) -> None:
-        name = self.directory.name_of(peer)
+        known, name = self.directory.peers.get(peer), self.directory.name_of(peer)
+        if name not in self.lights and (known is None or known.state not in ("accepted", "open")):
+            return  # a stranger: everybody's screens are not for whoever knocks
         self.lights[name] = (state, since_ms)
         for group in self.sessions.values():
             for session in group:

@@ -1,0 +1,39 @@
+"""Nodes that nobody knows: what they cost, and what they see and show."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from federation import wire
+from federation.identity import Identity, NodeKey, check_chain, new_chain
+from federation.link import Standing
+from node import api
+from node.config import Federation
+from node.node import Node
+from tests.node.helpers import config, connect
+
+_numbers = itertools.count(1)
+
+
+async def knock(node: Node, name: str, *addresses: str) -> tuple[Identity, Standing]:
+    """What the link does when a node of a fresh key has proved itself, and what it does when it ends."""
+    key = NodeKey(next(_numbers).to_bytes(32, "big"))
+    chain = new_chain(key, key.public, bytes(32))
+    identity = check_chain(chain)
+    hello = wire.Hello(chain, name, bytes(16), "client", bytes(64), addresses)
+    standing = await node.host.meet(identity, hello)
+    node.host.light(identity.node, "down", 0)
+    return identity, standing
+
+
+@pytest.mark.parametrize("policy", ["allowlist", "block"])
+async def test_a_stranger_lights_nothing_on_users_screens(tmp_path: Path, policy: str) -> None:
+    async with Node.open(config(tmp_path, federation=Federation(policy=policy))) as node:  # type: ignore[arg-type]
+        await node.create_user("alice", "pw")
+        alice = await connect(node, "alice")
+        for number in range(3):
+            await knock(node, f"n{number}.test")
+        await alice.ask(api.Ping)
+        assert not alice.lights
+        assert not node.lights
