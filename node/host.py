@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from federation import wire
+from federation.errors import AddressError
 from federation.event import Signed
-from federation.identity import Identity, encode_chain
+from federation.identity import Identity, encode_chain, split_host_port
 from federation.ids import Log
 from federation.link import Standing
 from federation.ports import ChannelClosed
 from federation.service import Found, Known, Look
 from node.api import ApiError
-from node.core.peers import MeetPeer
+from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked
 from node.core.receive import Receive
 from node.storage import reads
@@ -20,6 +21,8 @@ from node.storage.writer import StoreFailed
 if TYPE_CHECKING:
     from node.directory import Directory
     from node.storage.writer import Store
+
+STRANGERS_MAX = 1024  # nodes that no administrator decided on: a key costs nothing, and `open` ones are called
 
 
 class Host:
@@ -35,10 +38,13 @@ class Host:
         ]
 
     async def meet(self, identity: Identity, hello: wire.Hello) -> Standing:
-        taken = self._directory.node_of(hello.name)
+        taken, peers = self._directory.node_of(hello.name), self._directory.peers
+        if identity.node not in peers and sum(p.state in STRANGERS for p in peers.values()) >= STRANGERS_MAX:
+            return "blocked"
+        addresses = tuple(address for address in hello.addresses if _dialable(address))
         try:
             peer = await self._store.submit(
-                MeetPeer(identity.node, hello.name, encode_chain(hello.chain), hello.addresses, taken)
+                MeetPeer(identity.node, hello.name, encode_chain(hello.chain), addresses, taken)
             )
         except ApiError:
             return "blocked"
@@ -83,6 +89,14 @@ def _segment(run: reads.Run) -> wire.Segment:
         ((c.node_a, c.local_a), (c.node_b, c.local_b)) if c.kind == "direct" else (),
         tuple(Signed(e.header, e.signature, e.body) for e in run.events),
     )  # fmt: skip
+
+
+def _dialable(address: str) -> bool:
+    """A hello's other addresses are useless hints (PROTOCOL.md 3.2)."""
+    try:
+        return bool(split_host_port(address))
+    except AddressError:
+        return False
 
 
 def standing(state: str) -> Standing:

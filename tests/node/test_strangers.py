@@ -9,6 +9,7 @@ from federation import wire
 from federation.identity import Identity, NodeKey, check_chain, new_chain
 from federation.link import Standing
 from node import api
+from node.admin import call
 from node.config import Federation
 from node.node import Node
 from tests.node.helpers import config, connect
@@ -37,3 +38,23 @@ async def test_a_stranger_lights_nothing_on_users_screens(tmp_path: Path, policy
         await alice.ask(api.Ping)
         assert not alice.lights
         assert not node.lights
+
+
+async def test_strangers_fill_the_table_of_peers_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.host.STRANGERS_MAX", 3)
+    async with Node.open(config(tmp_path)) as node:
+        found = [await knock(node, f"n{number}.test") for number in range(3)]
+        await node.peers_changed()
+        assert (await knock(node, "late.test"))[1] == "blocked"
+        await call(node.config, "peer.accept", {"node": "n0.test"})
+        assert (await knock(node, "later.test"))[1] == "pending"  # there is room again
+        await node.peers_changed()
+        assert [standing for _, standing in found] == ["pending"] * 3
+        assert len(node.directory.peers) == 4
+
+
+async def test_of_a_hellos_addresses_only_those_that_can_be_dialled_are_kept(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)) as node:
+        stranger, _ = await knock(node, "n.test", "192.0.2.1:9 192.0.2.2:9", "nonsense", "192.0.2.3:9", "a:99999")
+        await node.peers_changed()
+        assert node.directory.peers[stranger.node].addresses == "192.0.2.3:9"
