@@ -192,7 +192,9 @@ class Service:
             if peer is not None and self.links.get(peer) is running:
                 del self.links[peer]
                 self._host.light(peer, "down", self._clock.wall_ms())
-                if not dialled:  # else two nodes whose links break at once would call each other without a pause
+                if (
+                    not dialled and state.ours == "accepted"
+                ):  # else two nodes whose links break at once would call each other without a pause
                     self._lost(peer, "the link ended")
             self._wake.set()
 
@@ -222,7 +224,8 @@ class Service:
 
     def reset(self, peer: bytes) -> None:
         """The peer called or accepts us (PROTOCOL.md 5.8); one that turns us away is called ever less often."""
-        self.backoffs.setdefault(peer, Backoff(self._cap_ms)).reset()
+        if peer in self.backoffs:
+            self.backoffs[peer].reset()
 
     async def stop(self) -> None:
         """Say goodbye on every link and leave no task behind."""

@@ -229,6 +229,8 @@ class Node:
                 self.service.poke(key if isinstance(key, bytes) else b"")
             elif kind == "peers":
                 self.own(self.peers_changed(), "peers")
+            elif kind == "met":  # whatever anybody's hello says, no other peer is called sooner for it
+                self.own(self._load_peers(), "peers")
             elif kind == "account":
                 self._end_sessions(str(key), None, "the account is disabled")
             elif kind == "device":
@@ -236,8 +238,11 @@ class Node:
             elif kind == "evidence":
                 log.warning("%s sent two events under one number: kept as evidence", key)
 
-    async def peers_changed(self) -> None:
+    async def _load_peers(self) -> None:
         self.directory.load(await self.store.read(reads.all_peers))
+
+    async def peers_changed(self) -> None:
+        await self._load_peers()
         self.service.peers_changed()
 
     def _end_sessions(self, local: str, device: "str | bytes | None", reason: str) -> None:

@@ -86,7 +86,7 @@ class MeetPeer:
             contact_ms=context.now_ms,
         )
         view.put(peer)
-        view.hint("peers", self.node)
+        view.hint("met", self.node)
         return peer
 
 

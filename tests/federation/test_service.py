@@ -396,6 +396,19 @@ async def test_an_acceptance_brings_a_waiting_link_up() -> None:
         assert len(net.pairs) == 1
 
 
+async def test_a_stranger_leaves_nothing_behind() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    async with running(net):
+        await a.host.until(lambda: net.pairs)
+        await quiet()
+        assert a.id in b.service.links
+        net.pairs[0][0].cut()
+        await b.host.until(lambda: a.id not in b.service.links)
+        assert not b.service.backoffs
+
+
 async def test_blocking_a_peer_closes_its_link_at_once() -> None:
     net = Net()
     a, b = net.node(us(1)), net.node(us(2))

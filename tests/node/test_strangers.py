@@ -1,5 +1,6 @@
 """Nodes that nobody knows: what they cost, and what they see and show."""
 
+import asyncio
 import itertools
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 from federation import wire
 from federation.identity import Identity, NodeKey, check_chain, new_chain
 from federation.link import Standing
+from federation.peers import Backoff
 from node import api
 from node.admin import call
 from node.config import Federation
 from node.node import Node
-from tests.node.helpers import config, connect
+from node.storage import reads
+from tests.node.helpers import WAIT_S, config, connect
 
 _numbers = itertools.count(1)
 
@@ -58,3 +61,16 @@ async def test_of_a_hellos_addresses_only_those_that_can_be_dialled_are_kept(tmp
         stranger, _ = await knock(node, "n.test", "192.0.2.1:9 192.0.2.2:9", "nonsense", "192.0.2.3:9", "a:99999")
         await node.peers_changed()
         assert node.directory.peers[stranger.node].addresses == "192.0.2.3:9"
+
+
+async def test_a_hello_makes_no_other_peer_be_called_sooner(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)) as node:
+        dead = node.service.backoffs[b"d" * 32] = Backoff(60_000)
+        dead.failed(0, 0.5, "no answer")
+        await knock(node, "n.test")
+        async with asyncio.timeout(WAIT_S):
+            while not node.directory.peers:  # the hello was noticed
+                await node.store.read(reads.all_peers)
+        assert dead.failures == 1
+        await node.peers_changed()  # unlike what an administrator does
+        assert dead.failures == 0
