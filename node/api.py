@@ -149,7 +149,10 @@ class Read(Request, tag="read", frozen=True):
 
 
 class GetHistory(Request, tag="history", frozen=True):
-    """A page of a conversation, newest first going back from `before` (an event id), given oldest first."""
+    """A page of a conversation, newest first going back from `before` (an event id), given oldest first.
+
+    It may be shorter than `limit`, to fit in a frame: `more` says whether there are older ones.
+    """
 
     conversation: Target
     before: Id | None = None

@@ -1,6 +1,7 @@
 """What a client may ask besides sending: one handler per request type of the client protocol."""
 
 from collections.abc import Awaitable, Callable
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import verify
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from node.session import Session
 
 TOKEN_BYTES = 32
+HISTORY_BYTES_MAX = 640 << 10  # in one page; in JSON bodies grow by a third, the rest by half at most
+MESSAGE_BYTES = 600  # what a message takes there beside its body
 
 
 async def login(session: "Session", frame: api.Login) -> api.LoggedIn:
@@ -73,6 +76,9 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
         return api.History(())
     before = event_id(frame.before) if frame.before else None
     page, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, frame.limit)
+    sizes = accumulate(len(p.event.body or b"") + MESSAGE_BYTES for p in reversed(page))
+    fits = max(1, sum(size <= HISTORY_BYTES_MAX for size in sizes))  # the newest of them
+    more, page = len(page) == frame.limit or len(page) > fits, page[-fits:]
     row = next(c for s, c in await node.store.read(reads.standings_of, device.local) if s.conversation == conversation)
     messages = []
     for p in page:
@@ -82,14 +88,16 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
             to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
             state = to[0].state if to else "accepted"
         messages.append(render.message(p.origin, p.incarnation, p.event, node.directory.address, 0, state))
-    return api.History(tuple(messages), len(page) == frame.limit)
+    return api.History(tuple(messages), more)
 
 
 async def conversations(session: "Session", frame: api.GetConversations) -> api.Conversations:
     node, device = session.node, session.logged_in()
     me = User(node.us.node, device.local)
-    out = []
+    out: list[api.ConversationState] = []
     for standing, row in await node.store.read(reads.standings_of, device.local):
+        if len(out) == api.PAGE_MAX:  # the newest; a stranger may make any number of them
+            break
         if frame.requests_only and standing.state != "request":
             continue
         other = next((m for m in members(row) if m != me), me)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation.identity import encode_chain, hello_bytes
 from federation.ids import Log
-from federation.ports import Channel, ChannelClosed
+from federation.ports import FRAME_BYTES_MAX, Channel, ChannelClosed
 from node import api, coding
 from node.api import ApiError
 from node.core import render
@@ -139,7 +139,10 @@ class Session:
                 await self._channel.send(*frames)
 
     def _push(self, frame: api.FromNode) -> None:
-        self._out.append(self._codec.encode(frame))
+        raw = self._codec.encode(frame)
+        if len(raw) > FRAME_BYTES_MAX and isinstance(frame, api.Reply):  # no channel would take it
+            raw = self._codec.encode(api.Error("too_large", "the answer is longer than a frame", frame.id))
+        self._out.append(raw)
         self._out_wake.set()
 
     # --- requests -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """One node: what a send answers, who gets it, what its sender sees."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 
 from federation.ids import to_text
-from node import api
+from federation.ports import FRAME_BYTES_MAX
+from node import api, coding
 from node.api import ApiError
 from node.config import Limits
 from node.node import Node
@@ -184,3 +186,38 @@ async def test_a_declined_sender_is_told(node: Node) -> None:
     await ann.ask(api.Accept, sent.conversation)  # and may change their mind
     await alice.send("ann@a.test", b"thanks")
     await ann.message(b"thanks")
+
+
+async def test_a_page_of_large_messages_fits_in_a_frame(node: Node) -> None:
+    alice = await connect(node, "alice")
+    sent = [await alice.send("ann@a.test", bytes([n]) * api.BODY_BYTES_MAX) for n in range(20)]
+    found: list[api.Message] = []
+    while True:
+        page = await alice.ask(api.GetHistory, "ann@a.test", found[0].event if found else None, limit=1000)
+        assert page.messages
+        assert len(coding.JSON.encode(api.Reply(1, page))) < FRAME_BYTES_MAX
+        found = [*page.messages, *found]
+        if not page.more:
+            break
+    assert [m.event for m in found] == [s.event for s in sent]
+
+
+async def test_an_answer_longer_than_a_frame_is_an_error_and_the_session_lives(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await connect(node, "alice")
+    await alice.send("ann@a.test", b"hi")
+    monkeypatch.setattr("node.session.FRAME_BYTES_MAX", 100)
+    assert await refused(alice, api.GetHistory, "ann@a.test") == "too_large"
+    assert await alice.ask(api.Ping) == api.Done()
+
+
+async def test_the_list_of_conversations_is_bounded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.api.PAGE_MAX", 2)
+    alice = await connect(node, "alice")
+    for name in ("alice", "ann", "eve"):
+        with contextlib.suppress(ApiError):
+            await node.create_user(name)
+        await alice.send(f"{name}@a.test", b"hi")
+    found = (await alice.ask(api.GetConversations)).conversations
+    assert [c.other for c in found] == ["eve@a.test", "ann@a.test"]
