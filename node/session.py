@@ -228,16 +228,17 @@ class Session:
 
     # --- the feed -----------------------------------------------------------------------------------------------------
     async def _auth(self, frame: api.Auth) -> api.Ready:
-        found = await self.node.store.read(reads.device_by_token, token_hash(frame.token))
-        if found is None:
-            raise ApiError("bad_token", "the token is not valid: the device was revoked or logged out; log in again")
-        device, account = found
+        device, account = await self._known(frame.token)
         if self.device is not None:
             raise ApiError("bad_request", "this connection is logged in already; open another one")
-        if account.state != "active":
-            raise ApiError("disabled", "the account is disabled; ask its administrator")
         self.device = device
         self.node.join(self)
+        try:
+            await self._known(frame.token)  # again, now that a revocation ends this session: it may have come meanwhile
+        except ApiError:
+            self.node.leave(self)
+            self.device = None
+            raise
         self._acked = device.acked
         store = self.node.store_text
         box = await self.node.store.read(reads.mailbox, device.local)
@@ -251,6 +252,14 @@ class Session:
             f"{device.local}@{self.node.us.name}", render.device(device).device, account.display_name,
             api.Cursor(store, self._acked), box.position,
         )  # fmt: skip
+
+    async def _known(self, token: str) -> "tuple[rows.Device, rows.Account]":
+        found = await self.node.store.read(reads.device_by_token, token_hash(token))
+        if found is None:
+            raise ApiError("bad_token", "the token is not valid: the device was revoked or logged out; log in again")
+        if found[1].state != "active":
+            raise ApiError("disabled", "the account is disabled; ask its administrator")
+        return found
 
     async def _catch_up(self, after: int, upto: int) -> None:
         """The client has more than it could tell before the connection broke: that is an acknowledgement too."""
