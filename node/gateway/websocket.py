@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from node.node import Node
 
 SEND_DEADLINE_S = 30.0  # a client that takes nothing for so long is dropped
+REQUEST_S = 10.0  # time for the head of a request, the first one too
 CLOSE_S = 2.0  # longest wait for the client's own goodbye
 PLAIN = bytes(32)  # the TLS key hash where there is no TLS
 
@@ -70,7 +71,9 @@ class WebDoor:
         app = web.Application()
         app.router.add_get("/v1/ws", self._ws)
         app.router.add_get("/health", self._health)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=2.0, keepalive_timeout=REQUEST_S
+        )
         await self._runner.setup()
         plain = self._node.config.tls.behind_proxy or _loopback(host)
         hashes = self._node.config.tls.proxy_key_hashes
