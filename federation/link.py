@@ -206,7 +206,7 @@ class Link:
         frames: list[list[wire.Segment]] = []
         frame_bytes = FRAME_BYTES_MAX
         for s in segments:
-            size = sum(len(e.header) + len(e.body or b"") for e in s.events)
+            size = s.size_bytes
             log = Log(s.conversation, s.origin, s.incarnation)
             last = s.first + len(s.events) - 1
             self.sent[log] = last

@@ -18,6 +18,7 @@ from federation.ports import Channel, ChannelClosed
 log = logging.getLogger("roost.federation")
 DIAL_TIMEOUT_S = 8.0
 RECEIVING_EVENTS_MAX = 4096  # events of one peer in memory; a window is at most a part of it
+RECEIVING_BYTES_MAX = 32 << 20  # the same in bytes
 IDLE_LOOK_MS = 15_000  # a lost hint costs at most this much delay
 
 
@@ -248,7 +249,7 @@ class Running:
         self._more = True  # the last look left something out
         self._acks: asyncio.Queue[wire.LogAck] = asyncio.Queue()
         self._receiving: asyncio.Queue[wire.Segment] = asyncio.Queue()
-        self._waiting_events = 0
+        self._waiting_events = self._waiting_bytes = 0
         self.since_ms = clock.wall_ms()
 
     async def run(self) -> str:
@@ -278,12 +279,11 @@ class Running:
         while frames := await self._channel.recv():
             for raw in frames:
                 try:
-                    outputs = self.state.feed(wire.decode(raw), self._clock.monotonic_ms())
+                    if not await self._carry(self.state.feed(wire.decode(raw), self._clock.monotonic_ms())):
+                        return
                 except ProtocolError as error:
                     await self._channel.send(wire.encode(wire.Goodbye(error.code, str(error)[:200])))
                     raise
-                if not await self._carry(outputs):
-                    return
         self._ended = self._ended or "the other side closed the link"
 
     async def _carry(self, outputs: Sequence[machine.Output]) -> bool:
@@ -316,7 +316,8 @@ class Running:
     def _take(self, segment: wire.Segment) -> None:
         """Queue what arrived for the next commit; a peer that ignores its window is cut off (PROTOCOL.md 5.5)."""
         self._waiting_events += len(segment.events)
-        if self._waiting_events > RECEIVING_EVENTS_MAX:
+        self._waiting_bytes += segment.size_bytes
+        if self._waiting_events > RECEIVING_EVENTS_MAX or self._waiting_bytes > RECEIVING_BYTES_MAX:
             raise ProtocolError("overrun", "more unacknowledged events than any window allows", "5.5")
         self._receiving.put_nowait(segment)
 
@@ -348,6 +349,7 @@ class Running:
                 segments.append(self._receiving.get_nowait())
             acks = await asyncio.gather(*(self._host.receive(self._peer, s) for s in segments))
             self._waiting_events -= sum(len(s.events) for s in segments)
+            self._waiting_bytes -= sum(s.size_bytes for s in segments)
             await self._channel.send(wire.encode(wire.Acks(tuple(acks))))
 
     async def _send(self) -> None:

@@ -73,7 +73,7 @@ class Link(Section, frozen=True):
     ping_ms: Annotated[int, _doc("A quiet link is pinged this often.", ge=100, le=600_000)] = 10_000
     dead_after_ms: Annotated[int, _doc("A link silent this long is dead.", ge=300, le=3_600_000)] = 30_000
     window_events: Annotated[int, _doc("Unanswered events on the way to one peer.", ge=1, le=1_024)] = 256
-    window_bytes: Annotated[int, _doc("The same in bytes.", ge=1 << 17, le=1 << 28)] = 4 << 20
+    window_bytes: Annotated[int, _doc("The same in bytes.", ge=1 << 17, le=1 << 24)] = 4 << 20
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -496,3 +496,22 @@ async def test_stop_says_goodbye_and_leaves_nothing_behind() -> None:
     await asyncio.gather(b.service.stop(), c.service.stop())
     await asyncio.gather(*net.accepting)
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize(("bound", "most"), [("RECEIVING_EVENTS_MAX", 4), ("RECEIVING_BYTES_MAX", 1000)])
+async def test_a_peer_that_ignores_its_window_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    monkeypatch.setattr(f"federation.service.{bound}", most)
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    a.host.logs[log_of(a)] = events(4, most // 5)
+    async with running(net):
+        await a.host.until(lambda: a.host.acks.get(log_of(a)) == 4)
+        a.host.logs[log_of(a)] += events(5, most // 4)
+        a.service.poke(b.id)
+        await a.host.until(lambda: not a.up(b))
+        await quiet()
+        assert "more unacknowledged events" in a.service.backoffs[b.id].reason
