@@ -200,6 +200,8 @@ OPERATIONS: dict[str, Operation] = {
 
 async def perform(node: "Node", op: str, args: Args) -> Any:
     """Raises `AdminError`."""
+    from node.node import NodeFailed
+
     if op not in OPERATIONS:
         raise AdminError("bad_request", f"no operation {op[:40]!r}")
     try:
@@ -208,7 +210,7 @@ async def perform(node: "Node", op: str, args: Args) -> Any:
         raise AdminError(error.code, error.message) from None
     except KeyError as error:
         raise AdminError("bad_request", f"{op} needs {error}") from None
-    except StoreFailed as error:
+    except (StoreFailed, NodeFailed) as error:
         raise AdminError("failed", str(error)) from None
     except Exception as error:  # a value of another type, or a bug: the connection is answered and goes on
         node.report(error)

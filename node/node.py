@@ -9,8 +9,8 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from federation.ports import Channel
 from federation.service import Dial, Service
 from node import api, coding, keys
 from node.api import ApiError
+from node.client.errors import Ended
 from node.config import Config
 from node.core import rows
 from node.core.context import Context
@@ -35,8 +36,8 @@ from node.session import Session
 from node.storage import reads
 from node.storage.migrate import NewerDatabase as _NewerSchema
 from node.storage.migrate import migrate
-from node.storage.runner import Runner, open_runner
-from node.storage.writer import Store
+from node.storage.runner import Runner, open_runner, said
+from node.storage.writer import Store, StoreFailed
 from node.system import System
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class KeyExposed(NodeError):
     pass
 
 
-class NodeFailed(NodeError):
+class NodeFailed(NodeError, Ended):
     """The store took no commit: the node stopped, and what it accepted before is safe."""
 
 
@@ -128,7 +129,7 @@ class Node:
         except _NewerSchema as error:
             raise NewerDatabase(f"{error}; install the newer version") from None
         except Exception as error:
-            raise StoreUnusable(f"the store in {self.config.data_path} cannot be opened: {error}") from error
+            raise StoreUnusable(f"the store in {self.config.data_path} cannot be opened: {said(error)}") from error
         self.store_text = to_text(store_id)
         context = Context(
             self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
@@ -168,7 +169,7 @@ class Node:
         def done(task: "asyncio.Task[Any]") -> None:
             self._tasks.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
-                log.error("%s failed: %s", name, error)
+                log.error("%s failed: %s", name, said(error))
                 self._fail(error)
 
         task.add_done_callback(done)
@@ -190,6 +191,23 @@ class Node:
             self.failed.exception()  # an embedder that never looks is not warned at garbage collection
         for session in [s for group in self.sessions.values() for s in group]:
             session.end("busy", "the node stopped because its store failed")
+
+    def _check(self) -> None:
+        """Raise what a call of the host program has to know."""
+        if self.failed.cancelled():
+            raise NodeError("the node is closed; open it again")
+        if self.failed.done():
+            raise NodeFailed(str(self.failed.exception()))
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Around a call of the host program, which hears of the store as `NodeFailed`."""
+        self._check()
+        try:
+            yield
+        except StoreFailed:
+            self._check()
+            raise
 
     async def stopped(self) -> None:
         """Wait until the node fails; raises `NodeFailed`."""
@@ -283,9 +301,10 @@ class Node:
 
     async def create_user(self, name: str, password: str = "") -> str:
         """A new user; without a password it can be used from inside only. Returns the name."""
-        hashed = await self.system.hash_password(password) if password else ""
-        account: rows.Account = await self.store.submit(AddAccount(name, hashed))
-        return account.local
+        with self._working():
+            hashed = await self.system.hash_password(password) if password else ""
+            account: rows.Account = await self.store.submit(AddAccount(name, hashed))
+            return account.local
 
     async def check_password(self, account: rows.Account | None, user: str, password: str) -> bool:
         """By the host application where it gave `authenticate`, else by the stored hash."""
@@ -316,12 +335,14 @@ class Node:
         """A client in this process: no port, no socket; the same stored device each time it is asked for."""
         from node.embed import open_client
 
-        client = await open_client(self, user, device)
+        with self._working():
+            client = await open_client(self, user, device)
         self._clients.append(client)
         return client
 
     def connect_inside(self) -> Channel:
         """A client's end of an in-process connection."""
+        self._check()
         ours, theirs = pair()
         task = asyncio.ensure_future(self.serve(theirs))
         self._session_tasks.add(task)

@@ -13,7 +13,7 @@ from federation.ports import ChannelClosed
 from node import api
 from node.client import marks
 from node.client.drain import Drain
-from node.client.errors import Lost, NodeKeyError, StoreError, Unreachable
+from node.client.errors import Ended, Lost, NodeKeyError, StoreError, Unreachable
 from node.client.feed import Me
 from node.client.hub import Hub
 from node.client.keep import Keeper
@@ -135,7 +135,7 @@ class Sync:
                 self._reason = error.message
                 if not error.retry:
                     return self._fail(error)
-            except (NodeKeyError, StoreError) as error:
+            except (Ended, NodeKeyError, StoreError) as error:
                 return self._fail(error)
             except Exception as error:
                 logger.exception("a mistake in the client ended it")

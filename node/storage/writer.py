@@ -16,7 +16,7 @@ from node.api import ApiError
 from node.core.context import Context
 from node.core.view import Command, Hint, Outcome
 from node.storage import batch
-from node.storage.runner import Runner
+from node.storage.runner import Runner, said
 
 BATCH_MAX = 512  # commands in one transaction
 WAITING_MAX = 16384  # commands waiting; beyond it callers are told `busy`
@@ -53,7 +53,7 @@ class Store:
         """Resolves after commit and fsync with the outcome, or with the refusal as an `ApiError`."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if self._failed is not None:
-            future.set_exception(StoreFailed(str(self._failed)))
+            future.set_exception(StoreFailed(said(self._failed)))
         elif self._stopping or len(self._waiting) >= WAITING_MAX:
             future.set_exception(ApiError("busy", "the node is stopping" if self._stopping else "too much is waiting"))
         else:
@@ -125,7 +125,7 @@ class Store:
 
     def _fail(self, error: BaseException, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
         self._failed = error
-        reason = StoreFailed(str(error) or type(error).__name__)
+        reason = StoreFailed(said(error))
         for _, future in [*group, *self._waiting]:
             _settle(future, reason)
         self._waiting.clear()
