@@ -107,8 +107,7 @@ class Node:
         lock = _lock(config.data_path)
         try:
             node_keys = _keys(config.data_path)
-            database = config.database or f"sqlite:///{config.data_path / 'roost.db'}"
-            node = cls(config, node_keys, system or System(), open_runner(database))
+            node = cls(config, node_keys, system or System(), open_runner(config.database_url))
             node.authenticate = authenticate
             try:
                 await node.start(None)
