@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from federation.errors import AddressError
 from federation.identity import NodeLink
@@ -141,6 +141,21 @@ class Client(Asks):
     @property
     def lights(self) -> Lights:
         return self._sync.lights
+
+    async def display_name(self) -> str:
+        """The name that the node shows with the address; empty when none was set."""
+        await self._live()
+        return self._sync.display_name
+
+    async def set_profile(
+        self, display_name: str | None = None, requests: Literal["strangers", "everyone"] | None = None
+    ) -> None:
+        """What is given changes: the shown name; whose first message asks before it is a conversation."""
+        if display_name is not None and len(display_name) > api.DISPLAY_NAME_CHARS_MAX:
+            raise api.ApiError("bad_request", f"a display name has at most {api.DISPLAY_NAME_CHARS_MAX} characters")
+        await self._ask(api.SetProfile(id=1, display_name=display_name, requests=requests), api.Done)
+        if display_name is not None:
+            self._sync.display_name = display_name
 
     # --- sending ------------------------------------------------------------------------------------------
     async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message:

@@ -57,6 +57,7 @@ class Sync:
         self._drain: Drain | None = None
         self._keeper = Keeper(store, hub, me, cursor)
         self.consumed = self._keeper.consumed
+        self.display_name = ""  # as of the newest connection
         self._failures = 0
         self._reason = ""
         self._changed = asyncio.Event()  # connected, or failed to
@@ -200,6 +201,7 @@ class Sync:
             raise Lost(f"the node did not answer the login within {AUTH_S:g} s") from None
         if not isinstance(ready, api.Ready):
             raise Lost("the node answered the login with something else")
+        self.display_name = ready.display_name
         if not cursor.store:
             await self._keeper.restart(ready.acked.store, ready.acked.position)
         elif ready.acked.store != cursor.store or ready.head < cursor.stored:

@@ -144,6 +144,22 @@ def test_history_state_and_why(client: FakeClient, capsys: Capture) -> None:
     assert "accepted  \\u001b[31mred" in out
 
 
+def test_a_profile_is_shown_and_changed(client: FakeClient, capsys: Capture) -> None:
+    assert main(["profile", *AS_ALICE]) == 0
+    assert main(["profile", "--name", "Alice L.", *AS_ALICE]) == 0
+    assert main(["profile", "--name", "", *AS_ALICE]) == 0
+    assert main(["profile", "--requests", "everyone", "--profile", "alice"]) == 0
+    assert main(["profile", "--requests", "nobody", "--profile", "alice"]) == Exit.USAGE
+    assert [c[1:] for c in client.calls if c[0] == "set_profile"] == [
+        ("Alice L.", None),
+        ("", None),
+        (None, "everyone"),
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["display_name"] for line in lines[:3]] == ["Alice", "Alice L.", ""]
+    assert lines[3:5] == ["address: alice@a.test", "display_name: "]
+
+
 def test_login_checks_that_name_and_link_belong_together(
     client: FakeClient, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

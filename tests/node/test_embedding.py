@@ -17,6 +17,8 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from node.admin import call
+from node.api import ApiError
 from node.client import Change, Client
 from node.node import Node, NodeError, NodeFailed
 from tests.node.helpers import befriend, config, listening
@@ -145,6 +147,20 @@ async def test_what_people_wrote_is_not_in_the_error(tmp_path: Path, caplog: pyt
         assert str(failed.value) == "the store failed: no such table: events; nothing accepted before is lost"
     assert "no such table" in caplog.text
     assert "for alice only" not in caplog.text
+
+
+async def test_a_client_sets_its_profile(tmp_path: Path) -> None:
+    async with Node.open(config(tmp_path)) as node:
+        await node.create_user("alice")
+        alice = await node.client("alice")
+        assert await alice.display_name() == ""
+        with pytest.raises(ApiError, match="at most 80"):
+            await alice.set_profile("x" * 81)
+        await alice.set_profile("Alice Liddell")
+        await alice.set_profile(requests="everyone")
+        assert await alice.display_name() == "Alice Liddell"
+        (user,) = await call(node.config, "user.list", {})
+        assert user["display_name"] == "Alice Liddell"
 
 
 async def test_a_closed_node_says_so(tmp_path: Path) -> None:
