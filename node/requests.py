@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation.identity import verify
 from federation.ids import DEVICE_ID_BYTES, User, to_text
+from federation.ports import FRAME_BYTES_MAX
 from node import api
 from node.api import ApiError
 from node.core import render, rows
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from node.session import Session
 
 TOKEN_BYTES = 32
+PAGE_BYTES_MAX = FRAME_BYTES_MAX // 2  # of history; JSON carries a body as base64, a third longer
 
 
 async def login(session: "Session", frame: api.Login) -> api.LoggedIn:
@@ -72,7 +74,9 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
     if not any(s.conversation == conversation for s, _ in await node.store.read(reads.standings_of, device.local)):
         return api.History(())
     before = event_id(frame.before) if frame.before else None
-    page, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, frame.limit)
+    page, more, receipts, failed = await node.store.read(
+        reads.history, node.us.node, conversation, before, frame.limit, PAGE_BYTES_MAX
+    )
     row = next(c for s, c in await node.store.read(reads.standings_of, device.local) if s.conversation == conversation)
     messages = []
     for p in page:
@@ -82,7 +86,7 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
             to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
             state = to[0].state if to else "accepted"
         messages.append(render.message(p.origin, p.incarnation, p.event, node.directory.address, 0, state))
-    return api.History(tuple(messages), len(page) == frame.limit)
+    return api.History(tuple(messages), more)
 
 
 async def conversations(session: "Session", frame: api.GetConversations) -> api.Conversations:

@@ -1,5 +1,6 @@
 """One node: what a send answers, who gets it, what its sender sees."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 
 from federation.ids import to_text
-from node import api
+from federation.memory import pair
+from node import api, coding
 from node.api import ApiError
 from node.config import Limits
 from node.node import Node
@@ -152,3 +154,25 @@ async def test_a_declined_sender_is_told(node: Node) -> None:
     await ann.ask(api.Accept, sent.conversation)  # and may change their mind
     await alice.send("ann@a.test", b"thanks")
     await ann.message(b"thanks")
+
+
+@pytest.mark.parametrize("codec", [coding.MSGPACK, coding.JSON], ids=["msgpack", "json"])
+async def test_a_page_of_history_fits_into_a_frame(node: Node, codec: coding.Codec) -> None:
+    alice = await connect(node, "alice")
+    bodies = [b"%02d" % n + bytes(api.BODY_BYTES_MAX - 2) for n in range(40)]
+    for body in bodies:
+        await alice.send("ann@a.test", body)
+    ours, theirs = pair()
+    serving = asyncio.ensure_future(node.serve(theirs, "json" if codec is coding.JSON else "msgpack"))
+    other = await Client(ours, codec).hello()
+    other.token = alice.token
+    await other.auth(feed=False)
+    found: list[bytes | None] = []
+    before, more = None, True
+    while more:
+        page = await other.ask(api.GetHistory, "ann@a.test", before, 200)
+        found[:0] = [message.body for message in page.messages]
+        before, more = page.messages[0].event, page.more
+    assert found == bodies
+    await ours.close()
+    await serving
