@@ -164,6 +164,8 @@ class Desk:
         if problem is None and reached(message.state, self._wait):
             return Outcome(message)
         if problem is not None and problem.exit is Exit.REFUSED:
+            if message.state == "queued" and not await self._client.withdraw(message.key):
+                problem = _still_there(problem, message.key)
             return Outcome(message, problem)
         if message.state in ("", "queued") and await self._client.withdraw(message.key):
             return Outcome(message, _NEVER_LEFT)
@@ -177,6 +179,12 @@ class Desk:
                 f"repeat with --key {message.key}: that is safe",
             ),
         )
+
+
+def _still_there(refusal: Problem, key: str) -> Problem:
+    """Refused, and kept to be tried again: an earlier try may have got through without an answer."""
+    words = f"{refusal.message}; the message with key {key} waits in the outbox"
+    return Problem(Exit.UNKNOWN, refusal.code, words, f"{refusal.next}, or repeat with --key {key}: that is safe")
 
 
 def reached(state: State, wanted: State) -> bool:

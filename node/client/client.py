@@ -197,7 +197,10 @@ class Client(Asks):
             self._sync.queued(row)
 
     async def wait(self, key: str, state: State, timeout: float) -> Message:
-        """The message once it got so far, or failed or is void; `TimeoutError` says how far it got."""
+        """The message once it got so far, or failed or is void; `TimeoutError` when that takes too long.
+
+        `ApiError` then instead, if the node refuses it for now (`storage_full`, `busy`): it is tried again.
+        """
         wanted = rows.RANK[state]
         message = self._hub.recent(key) or await self._store.run(lambda db: rows.by_key(db, key))
         if message is None:
@@ -211,9 +214,19 @@ class Client(Asks):
             async with asyncio.timeout(timeout):
                 return await future
         except TimeoutError:
+            if (refusal := await self._refusal(key)) is not None:
+                raise refusal from None
             raise TimeoutError(f"the message is not yet {state} after {timeout:g} s") from None
         finally:
             self._hub.drop(key, future)
+
+    async def _refusal(self, key: str) -> api.ApiError | None:
+        message = await self._store.run(lambda db: rows.by_key(db, key))
+        if message is None or message.state != "queued":
+            return None
+        target, _, _ = await self._store.run(lambda db: outbox.content(db, key))
+        why = self._sync.refusal(target)
+        return api.ApiError(why.code, why.message, why.retry_after_ms) if why is not None else None
 
     async def retry(self, key: str) -> Message:
         """Send a failed message again: under its key if the node never took it, else as a new one."""

@@ -81,6 +81,10 @@ class Sync:
         else:
             self._wake.set()
 
+    def refusal(self, target: str) -> api.ApiError | None:
+        """Why the node takes nothing for this target now."""
+        return self._drain.refusal(target) if self._drain is not None else None
+
     def seen(self) -> None:
         """Read marks are in the store."""
         self._reads_told.clear()

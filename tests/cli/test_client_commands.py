@@ -80,6 +80,19 @@ def test_refusals_are_typed(client: FakeClient, capsys: Capture) -> None:
     assert objects(capsys)[0]["error"]["code"] == "conflict"
 
 
+def test_a_refusal_for_now_takes_back_what_never_left_and_names_what_stays(client: FakeClient, capsys: Capture) -> None:
+    client.fails = api.ApiError("storage_full", "the node's disk is full; its owner must make room")
+    assert main([*SEND, "hi", *AS_ALICE, "--key", "k1"]) == Exit.REFUSED
+    assert ("withdraw", "k1") in client.calls
+    assert objects(capsys)[0]["error"]["code"] == "storage_full"
+    client.can_withdraw = False
+    assert main([*SEND, "hi", *AS_ALICE, "--key", "k2"]) == Exit.UNKNOWN
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "storage_full"
+    assert "the message with key k2 waits in the outbox" in err
+    assert "--key k2: that is safe" in err
+
+
 def test_a_bug_while_sending_leaves_nothing_behind(client: FakeClient, capsys: Capture, feed: Feed) -> None:
     client.fails = KeyError("bug")
     feed("one\ntwo\n")
