@@ -97,7 +97,7 @@ def _user_state(state: Any) -> "Operation":
 
 
 async def _user_passwd(node: "Node", args: Args) -> Any:
-    hashed = await node.system.hash_password(args["password"])
+    hashed = await node.hash_password(args["password"])
     await node.store.submit(ChangeAccount(args["name"], password=hashed))
     return {"name": args["name"]}
 

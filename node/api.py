@@ -18,7 +18,6 @@ FEED_BYTES_MAX = 1 << 20
 PAGE_MAX = 1000
 BODY_BYTES_MAX = 64 << 10
 PASSWORD_CHARS_MAX = 1024
-DISPLAY_NAME_CHARS_MAX = 80
 
 # Every refusal has one of these codes; `retry` says whether repeating the same request can help.
 CODES: dict[str, tuple[bool, str]] = {
@@ -190,7 +189,7 @@ class RevokeDevice(Request, tag="revoke_device", frozen=True):
 
 
 class SetProfile(Request, tag="set_profile", frozen=True):
-    display_name: Annotated[str, msgspec.Meta(max_length=DISPLAY_NAME_CHARS_MAX)] | None = None
+    display_name: Annotated[str, msgspec.Meta(max_length=80)] | None = None
     requests: Literal["strangers", "everyone"] | None = None  # whose first message asks before it is a conversation
 
 

@@ -52,8 +52,12 @@ class NodeError(Exception):
     """The node cannot start or go on; `str()` says what to do about it."""
 
 
-class BusyPort(NodeError):
-    pass
+class CannotListen(NodeError):
+    """The `listen` setting names nothing that can be listened on here."""
+
+
+class BusyPort(CannotListen):
+    """Another program listens there."""
 
 
 class DataDirInUse(NodeError):
@@ -126,7 +130,7 @@ class Node:
         try:
             store_id = await self._runner.write(self._first_look)
         except _NewerSchema as error:
-            raise NewerDatabase(f"{error}; install the newer version") from None
+            raise NewerDatabase(f"the store of {self.config.name}: {error}; install the newer version") from None
         except Exception as error:
             raise StoreUnusable(f"the store in {self.config.data_path} cannot be opened: {said(error)}") from error
         self.store_text = to_text(store_id)
@@ -301,9 +305,15 @@ class Node:
     async def create_user(self, name: str, password: str = "") -> str:
         """A new user; without a password it can be used from inside only. Returns the name."""
         with self._working():
-            hashed = await self.system.hash_password(password) if password else ""
+            hashed = await self.hash_password(password) if password else ""
             account: rows.Account = await self.store.submit(AddAccount(name, hashed))
             return account.local
+
+    async def hash_password(self, password: str) -> str:
+        """What is kept of a password that somebody can log in with."""
+        if not password or len(password) > api.PASSWORD_CHARS_MAX:
+            raise ApiError("bad_request", f"a password has 1 to {api.PASSWORD_CHARS_MAX} characters")
+        return await self.system.hash_password(password)
 
     async def check_password(self, account: rows.Account | None, user: str, password: str) -> bool:
         """By the host application where it gave `authenticate`, else by the stored hash."""

@@ -23,7 +23,7 @@ from node.client.outbox import Draft, Row
 from node.client.profile import Device, Profile
 from node.client.store import Store
 from node.client.sync import Sync, full_jitter
-from node.client.wire import Connect, Wire
+from node.client.wire import Connect, Wire, checked
 
 KEY_BYTES = 16
 
@@ -151,8 +151,6 @@ class Client(Asks):
         self, display_name: str | None = None, requests: Literal["strangers", "everyone"] | None = None
     ) -> None:
         """What is given changes: the shown name; whose first message asks before it is a conversation."""
-        if display_name is not None and len(display_name) > api.DISPLAY_NAME_CHARS_MAX:
-            raise api.ApiError("bad_request", f"a display name has at most {api.DISPLAY_NAME_CHARS_MAX} characters")
         await self._ask(api.SetProfile(id=1, display_name=display_name, requests=requests), api.Done)
         if display_name is not None:
             self._sync.display_name = display_name
@@ -177,6 +175,7 @@ class Client(Asks):
             raise api.ApiError("too_large", f"a message has at most {api.BODY_BYTES_MAX} bytes, this has {len(body)}")
         if key is not None and not 1 <= len(key) <= 64:
             raise api.ApiError("bad_request", "a key has 1 to 64 characters")
+        checked(api.Send(id=1, key=key or "new", to=to, body=body, format=format, target=reply_to))
         draft = Draft(
             key or secrets.token_hex(KEY_BYTES), str(Address.parse(to)) if "@" in to else to, body, format, reply_to,
             self.address, self.device, time.time_ns() // 1_000_000,

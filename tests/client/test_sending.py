@@ -142,6 +142,23 @@ async def test_waiting_for_what_is_refused_for_now_says_why(node: FakeNode, open
     assert [m.state for m in await client.messages(BOB)] == ["queued", "queued"]
 
 
+async def test_what_the_node_would_take_for_a_broken_frame_never_enters_the_outbox(
+    node: FakeNode, open_client: Open
+) -> None:
+    client = await open_client()
+    with pytest.raises(api.ApiError, match="target: Expected `str` of length <= "):
+        await client.send(BOB, "x", reply_to="e" * 200)
+    with pytest.raises(api.ApiError, match="to: Expected `str` of length <= "):
+        await client.send("c" * 1000, "x")
+    with pytest.raises(api.ApiError, match="format: Expected `str` of length <= 32"):
+        await client.send_body(BOB, b"x", format="f" * 33)
+    with pytest.raises(api.ApiError, match="not Unicode"):
+        await client.send(BOB, "x", reply_to="\udcff")
+    assert await client.messages(BOB) == []
+    await _accepted(client, (await client.send(BOB, "good")).key)
+    assert node.dialled == 1
+
+
 async def test_a_key_stands_for_one_message(node: FakeNode, open_client: Open) -> None:
     client = await open_client()
     await client.send(BOB, "x", key="k")

@@ -154,7 +154,7 @@ async def test_a_client_sets_its_profile(tmp_path: Path) -> None:
         await node.create_user("alice")
         alice = await node.client("alice")
         assert await alice.display_name() == ""
-        with pytest.raises(ApiError, match="at most 80"):
+        with pytest.raises(ApiError, match="display_name: Expected `str` of length <= 80"):
             await alice.set_profile("x" * 81)
         await alice.set_profile("Alice Liddell")
         await alice.set_profile(requests="everyone")

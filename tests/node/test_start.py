@@ -16,7 +16,7 @@ from node import api
 from node.admin import call
 from node.api import ApiError
 from node.keys import create
-from node.node import BusyPort, DataDirInUse, KeyExposed, NewerDatabase, Node, NodeFailed, StoreUnusable
+from node.node import BusyPort, CannotListen, DataDirInUse, KeyExposed, NewerDatabase, Node, NodeFailed, StoreUnusable
 from tests.node.helpers import config, connect, listening, stranger
 
 
@@ -33,6 +33,14 @@ async def test_busy_port(tmp_path: Path, kind: socket.SocketKind) -> None:
                 pass
     async with Node.open(settings):  # and nothing of the first try is in the way
         pass
+
+
+@pytest.mark.parametrize("host", ["192.0.2.99", "nowhere.invalid"])
+async def test_an_address_of_another_machine_is_not_a_busy_port(tmp_path: Path, host: str) -> None:
+    with pytest.raises(CannotListen, match=f"cannot listen on {host}:7701: ") as refused:
+        async with Node.open(config(tmp_path, listen=f"{host}:7701")):
+            pass
+    assert not isinstance(refused.value, BusyPort)
 
 
 async def test_one_process_per_data_dir(tmp_path: Path) -> None:
