@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SOCKET = "admin.sock"
 LINE_BYTES_MAX = 1 << 20
+ANSWER_BYTES_MAX = 256 << 20  # a list of everything there is
 INVITE_S = 7 * 86400
 
 
@@ -252,6 +253,9 @@ class AdminSocket:
                 await writer.drain()
         except ConnectionError:
             pass  # the command line went away; what it asked was done or not, and it can look
+        except ValueError:  # where the next line begins is not known
+            words = f"a request has at most {LINE_BYTES_MAX} bytes"
+            writer.write(msgspec.json.encode({"ok": False, "code": "too_large", "message": words}) + b"\n")
         finally:
             self._open.discard(writer)
             writer.close()
@@ -281,10 +285,12 @@ async def call(config: Config, op: str, args: Args) -> Any:
     """Ask the running node; when none runs, open its store and do it there. Raises `AdminError` or `NodeError`."""
     with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
         with _near(config) as path:
-            reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES_MAX)
+            reader, writer = await asyncio.open_unix_connection(path, limit=ANSWER_BYTES_MAX)
         try:
             writer.write(msgspec.json.encode({"op": op, "args": args}) + b"\n")
             line = await reader.readline()
+        except ConnectionError:
+            line = b""
         finally:
             writer.close()
         if not line:
