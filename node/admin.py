@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SOCKET = "admin.sock"
 LINE_BYTES_MAX = 1 << 20
+ANSWER_BYTES_MAX = 256 << 20  # a list of everything there is
 INVITE_S = 7 * 86400
 
 
@@ -97,7 +98,7 @@ def _user_state(state: Any) -> "Operation":
 
 
 async def _user_passwd(node: "Node", args: Args) -> Any:
-    hashed = await node.system.hash_password(args["password"])
+    hashed = await node.hash_password(args["password"])
     await node.store.submit(ChangeAccount(args["name"], password=hashed))
     return {"name": args["name"]}
 
@@ -200,6 +201,8 @@ OPERATIONS: dict[str, Operation] = {
 
 async def perform(node: "Node", op: str, args: Args) -> Any:
     """Raises `AdminError`."""
+    from node.errors import NodeFailed
+
     if op not in OPERATIONS:
         raise AdminError("bad_request", f"no operation {op[:40]!r}")
     try:
@@ -208,7 +211,7 @@ async def perform(node: "Node", op: str, args: Args) -> Any:
         raise AdminError(error.code, error.message) from None
     except KeyError as error:
         raise AdminError("bad_request", f"{op} needs {error}") from None
-    except StoreFailed as error:
+    except (StoreFailed, NodeFailed) as error:
         raise AdminError("failed", str(error)) from None
     except Exception as error:  # a value of another type, or a bug: the connection is answered and goes on
         node.report(error)
@@ -250,6 +253,9 @@ class AdminSocket:
                 await writer.drain()
         except ConnectionError:
             pass  # the command line went away; what it asked was done or not, and it can look
+        except ValueError:  # where the next line begins is not known
+            words = f"a request has at most {LINE_BYTES_MAX} bytes"
+            writer.write(msgspec.json.encode({"ok": False, "code": "too_large", "message": words}) + b"\n")
         finally:
             self._open.discard(writer)
             writer.close()
@@ -279,10 +285,12 @@ async def call(config: Config, op: str, args: Args) -> Any:
     """Ask the running node; when none runs, open its store and do it there. Raises `AdminError` or `NodeError`."""
     with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
         with _near(config) as path:
-            reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES_MAX)
+            reader, writer = await asyncio.open_unix_connection(path, limit=ANSWER_BYTES_MAX)
         try:
             writer.write(msgspec.json.encode({"op": op, "args": args}) + b"\n")
             line = await reader.readline()
+        except ConnectionError:
+            line = b""
         finally:
             writer.close()
         if not line:

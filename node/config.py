@@ -163,8 +163,8 @@ class Config(Section, frozen=True):
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy's async URL of the store."""
-        return self.database or f"sqlite+aiosqlite:///{self.data_path / 'roost.db'}"
+        """Where the store is, as SQLAlchemy spells it."""
+        return self.database or f"sqlite:///{self.data_path / 'roost.db'}"
 
     @property
     def listen_at(self) -> tuple[str, int] | None:

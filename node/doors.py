@@ -1,5 +1,6 @@
 """Opens what a node listens on: the UDP endpoint, the TCP port, the admin socket."""
 
+import errno
 from typing import TYPE_CHECKING
 
 from federation import wire
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 
 async def open_doors(node: "Node") -> None:
-    """Raises `BusyPort`. A node without `listen` still links out and still has its admin socket."""
-    from node.node import BusyPort
+    """Raises `CannotListen`. A node without `listen` still links out and still has its admin socket."""
+    from node.errors import BusyPort, CannotListen
 
     tls = TlsIdentity.generate()
     host, port = node.config.listen_at or ("127.0.0.1", 0)
@@ -37,7 +38,8 @@ async def open_doors(node: "Node") -> None:
             node.on_close(web.close)
             await web.open(host, port)
     except OSError as error:
-        raise BusyPort(f"cannot listen on {host}:{port}: {error.strerror or error}; is it in use?") from None
+        kind = BusyPort if error.errno == errno.EADDRINUSE else CannotListen
+        raise kind(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
     async def dial(address: str, timeout: float) -> Channel:
         return await endpoint.dial(split_host_port(address), wire.ALPN, timeout)

@@ -6,12 +6,10 @@ An embedded node takes no signals, configures no logging, reads no environment a
 """
 
 import asyncio
-import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import NodeLink
@@ -28,15 +26,17 @@ from node.core.context import Context
 from node.core.people import AddAccount
 from node.core.progress import CloseNotices
 from node.core.view import Hint
+from node.datadir import lock, open_keys
 from node.directory import Directory, conversation_id
+from node.errors import NewerDatabase, NodeError, NodeFailed, StoreUnusable
 from node.explain import explain
 from node.host import Host
 from node.session import Session
 from node.storage import reads
 from node.storage.migrate import NewerDatabase as _NewerSchema
 from node.storage.migrate import migrate
-from node.storage.runner import Runner, open_runner
-from node.storage.writer import Store
+from node.storage.runner import Runner, open_runner, said
+from node.storage.writer import Store, StoreFailed
 from node.system import System
 
 if TYPE_CHECKING:
@@ -45,34 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("roost.node")
 STRANGERS_SHARE, STRANGERS_MIN = 4, 16  # one connection in so many may be without a login; so many always may
 Authenticate = Callable[[str, str], Awaitable[bool]]
-
-
-class NodeError(Exception):
-    """The node cannot start or go on; `str()` says what to do about it."""
-
-
-class BusyPort(NodeError):
-    pass
-
-
-class DataDirInUse(NodeError):
-    pass
-
-
-class NewerDatabase(NodeError):
-    pass
-
-
-class StoreUnusable(NodeError):
-    pass
-
-
-class KeyExposed(NodeError):
-    pass
-
-
-class NodeFailed(NodeError):
-    """The store took no commit: the node stopped, and what it accepted before is safe."""
 
 
 class Node:
@@ -105,11 +77,10 @@ class Node:
         cls, config: Config, authenticate: Authenticate | None = None, listen: bool = True, system: System | None = None
     ) -> "AsyncIterator[Node]":
         """Start, run the body, stop. `listen=False` opens the store only, for administration beside no server."""
-        lock = _lock(config.data_path)
+        held = lock(config.data_path)
         try:
-            node_keys = _keys(config.data_path)
-            database = config.database or f"sqlite:///{config.data_path / 'roost.db'}"
-            node = cls(config, node_keys, system or System(), open_runner(database))
+            node_keys = open_keys(config.data_path)
+            node = cls(config, node_keys, system or System(), open_runner(config.database_url))
             node.authenticate = authenticate
             try:
                 await node.start(None)
@@ -121,16 +92,16 @@ class Node:
             finally:
                 await node.close()
         finally:
-            os.close(lock)
+            os.close(held)
 
     async def start(self, dial: Dial | None) -> None:
         """Bring the store up and federation with it. Raises a `NodeError`."""
         try:
             store_id = await self._runner.write(self._first_look)
         except _NewerSchema as error:
-            raise NewerDatabase(f"{error}; install the newer version") from None
+            raise NewerDatabase(f"the store of {self.config.name}: {error}; install the newer version") from None
         except Exception as error:
-            raise StoreUnusable(f"the store in {self.config.data_path} cannot be opened: {error}") from error
+            raise StoreUnusable(f"the store in {self.config.data_path} cannot be opened: {said(error)}") from error
         self.store_text = to_text(store_id)
         context = Context(
             self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
@@ -170,7 +141,7 @@ class Node:
         def done(task: "asyncio.Task[Any]") -> None:
             self._tasks.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
-                log.error("%s failed: %s", name, error)
+                log.error("%s failed: %s", name, said(error))
                 self._fail(error)
 
         task.add_done_callback(done)
@@ -192,6 +163,23 @@ class Node:
             self.failed.exception()  # an embedder that never looks is not warned at garbage collection
         for session in [s for group in self.sessions.values() for s in group]:
             session.end("busy", "the node stopped because its store failed")
+
+    def _check(self) -> None:
+        """Raise what a call of the host program has to know."""
+        if self.failed.cancelled():
+            raise NodeError("the node is closed; open it again")
+        if self.failed.done():
+            raise NodeFailed(str(self.failed.exception()))
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Around a call of the host program, which hears of the store as `NodeFailed`."""
+        self._check()
+        try:
+            yield
+        except StoreFailed:
+            self._check()
+            raise
 
     async def stopped(self) -> None:
         """Wait until the node fails; raises `NodeFailed`."""
@@ -304,9 +292,16 @@ class Node:
 
     async def create_user(self, name: str, password: str = "") -> str:
         """A new user; without a password it can be used from inside only. Returns the name."""
-        hashed = await self.system.hash_password(password) if password else ""
-        account: rows.Account = await self.store.submit(AddAccount(name, hashed))
-        return account.local
+        with self._working():
+            hashed = await self.hash_password(password) if password else ""
+            account: rows.Account = await self.store.submit(AddAccount(name, hashed))
+            return account.local
+
+    async def hash_password(self, password: str) -> str:
+        """What is kept of a password that somebody can log in with."""
+        if not password or len(password) > api.PASSWORD_CHARS_MAX:
+            raise ApiError("bad_request", f"a password has 1 to {api.PASSWORD_CHARS_MAX} characters")
+        return await self.system.hash_password(password)
 
     async def check_password(self, account: rows.Account | None, user: str, password: str) -> bool:
         """By the host application where it gave `authenticate`, else by the stored hash."""
@@ -337,39 +332,16 @@ class Node:
         """A client in this process: no port, no socket; the same stored device each time it is asked for."""
         from node.embed import open_client
 
-        client = await open_client(self, user, device)
+        with self._working():
+            client = await open_client(self, user, device)
         self._clients.append(client)
         return client
 
     def connect_inside(self) -> Channel:
         """A client's end of an in-process connection."""
+        self._check()
         ours, theirs = pair()
         task = asyncio.ensure_future(Session(self, theirs, lambda: False).run())  # our own process: not counted
         self._session_tasks.add(task)
         task.add_done_callback(self._session_tasks.discard)
         return ours
-
-
-def _lock(data_dir: Path) -> int:
-    """One process per data directory; the lock ends with the process, however that dies."""
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise DataDirInUse(f"{data_dir} is in use by another process; stop that one first") from None
-    return handle
-
-
-def _keys(data_dir: Path) -> keys.NodeKeys:
-    try:
-        return keys.load(data_dir)
-    except FileNotFoundError:
-        if (data_dir / "roost.db").exists():
-            raise StoreUnusable(f"{data_dir / keys.FILE} is missing; restore it from your backup") from None
-        return keys.create(data_dir)
-    except keys.KeyExposed as error:
-        raise KeyExposed(str(error)) from None
-    except (ValueError, KeyError, OSError) as error:
-        raise StoreUnusable(f"{data_dir / keys.FILE} cannot be read: {error}; restore it from your backup") from None

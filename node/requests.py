@@ -1,11 +1,11 @@
 """What a client may ask besides sending: one handler per request type of the client protocol."""
 
 from collections.abc import Awaitable, Callable
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import verify
 from federation.ids import DEVICE_ID_BYTES, User, to_text
+from federation.ports import FRAME_BYTES_MAX
 from node import api
 from node.api import ApiError
 from node.core import render, rows
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from node.session import Session
 
 TOKEN_BYTES = 32
-HISTORY_BYTES_MAX = 640 << 10  # in one page; in JSON bodies grow by a third, the rest by half at most
-MESSAGE_BYTES = 600  # what a message takes there beside its body
+PAGE_BYTES_MAX = FRAME_BYTES_MAX // 2  # of history; JSON carries a body as base64, a third longer
 
 
 async def login(session: "Session", frame: api.Login) -> api.LoggedIn:
@@ -75,10 +74,9 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
     if not any(s.conversation == conversation for s, _ in await node.store.read(reads.standings_of, device.local)):
         return api.History(())
     before = event_id(frame.before) if frame.before else None
-    page, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, frame.limit)
-    sizes = accumulate(len(p.event.body or b"") + MESSAGE_BYTES for p in reversed(page))
-    fits = max(1, sum(size <= HISTORY_BYTES_MAX for size in sizes))  # the newest of them
-    more, page = len(page) == frame.limit or len(page) > fits, page[-fits:]
+    page, more, receipts, failed = await node.store.read(
+        reads.history, node.us.node, conversation, before, frame.limit, PAGE_BYTES_MAX
+    )
     row = next(c for s, c in await node.store.read(reads.standings_of, device.local) if s.conversation == conversation)
     messages = []
     for p in page:

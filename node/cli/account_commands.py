@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from cyclopts import App, Parameter
@@ -19,7 +19,18 @@ DeviceName = Annotated[str, Parameter(name="--device-name", help="How your other
 
 
 def add_to(app: App) -> None:
-    alone: tuple[Callable[..., Any], ...] = (login, register, logout, history, state, requests, accept, decline, why)
+    alone: tuple[Callable[..., Any], ...] = (
+        login,
+        register,
+        logout,
+        profile,
+        history,
+        state,
+        requests,
+        accept,
+        decline,
+        why,
+    )
     for command in alone:
         app.command(command)
     devices = App(name="devices", help="Where this account is logged in.")
@@ -92,6 +103,23 @@ async def logout(*, profile: Profile, json: Json = False) -> None:
     async with opened(profile) as client:
         await client.logout()
     output.obj({"ok": True}) if json else output.line(f"logged out {profile}")
+
+
+async def profile(
+    *,
+    profile: Profile,
+    name: Annotated[str | None, Parameter(help="A new display name; empty for none.")] = None,
+    requests: Annotated[
+        Literal["strangers", "everyone"] | None, Parameter(help="Whose first message waits for your `accept`.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show your address and display name, or change what is given."""
+    async with opened(profile) as client:
+        if name is not None or requests is not None:
+            await client.set_profile(name, requests)
+        shown = {"address": client.address, "display_name": await client.display_name()}
+    output.show(shown, json)
 
 
 async def devices_list(*, profile: Profile, json: Json = False) -> None:

@@ -36,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; never lets a traceback out."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     json = "--json" in tokens[: tokens.index("--")] if "--" in tokens else "--json" in tokens
+    for token in tokens:
+        if any("\udc80" <= char <= "\udcff" for char in token):  # how Python shows bytes that are no text
+            report(
+                Problem(Exit.USAGE, "bad_text", f"an argument is not UTF-8: {token[:40]!a}", "convert it first"), json
+            )
+            return Exit.USAGE
     try:
         result = build()(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:

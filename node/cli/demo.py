@@ -11,6 +11,7 @@ import inspect
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 READY_S = 20.0
 STOP_S = 5.0
 PASSWORD = "only for the demo"  # of users that live as long as the command
+ENDS = (signal.SIGHUP, signal.SIGTERM)  # a closed terminal window, a shutdown
 PEOPLE = (("alice", "left.test"), ("bob", "right.test"))
 
 
@@ -90,12 +92,34 @@ class Stage:
         self._folder = Path(tempfile.mkdtemp(prefix="roost-demo-"))
         self._processes: list[subprocess.Popen[str]] = []
         self._home = os.environ.get("ROOST_HOME")
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stage":
+        for number in ENDS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` wants it to go on
+                self._handlers[number] = signal.signal(number, self._end)
         os.environ["ROOST_HOME"] = str(self._folder / "home")  # profiles of the demo never mix with the person's own
         return self
 
+    def _end(self, number: int, _: object) -> None:
+        """The nodes run in sessions of their own, so nobody else tells them that it is over."""
+        for other in self._handlers:
+            signal.signal(other, signal.SIG_IGN)
+        if not os.isatty(0):  # no terminal (any more): nothing to put right, and who still writes to it gets stuck
+            self._strike()
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
+
     def __exit__(self, *_: object) -> None:
+        self._strike()
+        if self._home is None:
+            os.environ.pop("ROOST_HOME", None)
+        else:
+            os.environ["ROOST_HOME"] = self._home
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _strike(self) -> None:
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -106,10 +130,6 @@ class Stage:
                 process.wait()
             assert process.stdout is not None
             process.stdout.close()
-        if self._home is None:
-            os.environ.pop("ROOST_HOME", None)
-        else:
-            os.environ["ROOST_HOME"] = self._home
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def set_up(self) -> None:

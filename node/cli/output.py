@@ -89,4 +89,5 @@ def report(problem: Problem, json: bool) -> None:
 
 def complain(problem: Problem) -> None:
     message = safe(problem.message).rstrip(".")
-    print(f"roost: {message}. Next: {safe(problem.next).rstrip('.')}.", file=sys.stderr, flush=True)
+    stop = "" if message.endswith("?") else "."
+    print(f"roost: {message}{stop} Next: {safe(problem.next).rstrip('.')}.", file=sys.stderr, flush=True)

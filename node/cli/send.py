@@ -159,11 +159,14 @@ class Desk:
 
     async def _judge(self, message: Message, problem: Problem | None) -> Outcome:
         if message.state in ("failed", "void"):
-            refused = Problem(Exit.REFUSED, message.state, message.reason or "refused", "`roost why ID` tells more")
+            more = f"`roost why {message.id}` tells more" if message.id else "correct it and send it again"
+            refused = Problem(Exit.REFUSED, message.state, message.reason or "refused", more)
             return Outcome(message, problem if problem and problem.exit is Exit.REFUSED else refused)
         if problem is None and reached(message.state, self._wait):
             return Outcome(message)
         if problem is not None and problem.exit is Exit.REFUSED:
+            if message.state == "queued" and not await self._client.withdraw(message.key):
+                problem = _still_there(problem, message.key)
             return Outcome(message, problem)
         if message.state in ("", "queued") and await self._client.withdraw(message.key):
             return Outcome(message, _NEVER_LEFT)
@@ -177,6 +180,12 @@ class Desk:
                 f"repeat with --key {message.key}: that is safe",
             ),
         )
+
+
+def _still_there(refusal: Problem, key: str) -> Problem:
+    """Refused, and kept to be tried again: an earlier try may have got through without an answer."""
+    words = f"{refusal.message}; the message with key {key} waits in the outbox"
+    return Problem(Exit.UNKNOWN, refusal.code, words, f"{refusal.next}, or repeat with --key {key}: that is safe")
 
 
 def reached(state: State, wanted: State) -> bool:

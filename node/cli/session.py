@@ -51,7 +51,10 @@ async def opened(name: str) -> AsyncIterator["Client"]:
 def password(from_stdin: bool, confirm: bool = False) -> str:
     """A password without an echo; one newline at the end of stdin is not part of it."""
     if from_stdin:
-        text = sys.stdin.read()
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError:
+            raise CliError(Exit.USAGE, "bad_text", "the password is not UTF-8", "convert it first") from None
         text = text[:-1] if text.endswith("\n") else text
         text = text[:-1] if text.endswith("\r") else text
     elif not sys.stdin.isatty():
@@ -62,6 +65,10 @@ def password(from_stdin: bool, confirm: bool = False) -> str:
             raise CliError(Exit.USAGE, "bad_password", "the two passwords differ", "try again")
     if not text:
         raise CliError(Exit.USAGE, "no_password", "the password is empty", "give one, on stdin or at the prompt")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CliError(Exit.USAGE, "bad_text", "the password is not UTF-8", "convert it first") from None
     return text
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from node.client.client import Client
     from node.client.errors import (
         ClientError,
+        Ended,
         Lost,
         NewerStore,
         NodeKeyError,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from node.client.wire import Wire, greet
 
 __all__ = [
-    "Change", "Client", "ClientError", "Conversation", "Device", "Lights", "Lost", "Message", "NewerStore",
+    "Change", "Client", "ClientError", "Conversation", "Device", "Ended", "Lights", "Lost", "Message", "NewerStore",
     "NodeKeyError", "Profile", "ProfileError", "ProfileInUse", "StoreError", "Unreachable", "Wire", "connect",
     "greet",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from federation.errors import AddressError
 from federation.identity import NodeLink
@@ -23,7 +23,7 @@ from node.client.outbox import Draft, Row
 from node.client.profile import Device, Profile
 from node.client.store import Store
 from node.client.sync import Sync, full_jitter
-from node.client.wire import Connect, Wire
+from node.client.wire import Connect, Wire, checked
 
 KEY_BYTES = 16
 
@@ -142,6 +142,19 @@ class Client(Asks):
     def lights(self) -> Lights:
         return self._sync.lights
 
+    async def display_name(self) -> str:
+        """The name that the node shows with the address; empty when none was set."""
+        await self._live()
+        return self._sync.display_name
+
+    async def set_profile(
+        self, display_name: str | None = None, requests: Literal["strangers", "everyone"] | None = None
+    ) -> None:
+        """What is given changes: the shown name; whose first message asks before it is a conversation."""
+        await self._ask(api.SetProfile(id=1, display_name=display_name, requests=requests), api.Done)
+        if display_name is not None:
+            self._sync.display_name = display_name
+
     # --- sending ------------------------------------------------------------------------------------------
     async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message:
         """Queue a message for an address or a conversation id; it is on disk when this returns."""
@@ -162,6 +175,7 @@ class Client(Asks):
             raise api.ApiError("too_large", f"a message has at most {api.BODY_BYTES_MAX} bytes, this has {len(body)}")
         if key is not None and not 1 <= len(key) <= 64:
             raise api.ApiError("bad_request", "a key has 1 to 64 characters")
+        checked(api.Send(id=1, key=key or "new", to=to, body=body, format=format, target=reply_to))
         draft = Draft(
             key or secrets.token_hex(KEY_BYTES), str(Address.parse(to)) if "@" in to else to, body, format, reply_to,
             self.address, self.device, time.time_ns() // 1_000_000,
@@ -182,7 +196,10 @@ class Client(Asks):
             self._sync.queued(row)
 
     async def wait(self, key: str, state: State, timeout: float) -> Message:
-        """The message once it got so far, or failed or is void; `TimeoutError` says how far it got."""
+        """The message once it got so far, or failed or is void; `TimeoutError` when that takes too long.
+
+        `ApiError` then instead, if the node refuses it for now (`storage_full`, `busy`): it is tried again.
+        """
         wanted = rows.RANK[state]
         message = self._hub.recent(key) or await self._store.run(lambda db: rows.by_key(db, key))
         if message is None:
@@ -196,9 +213,19 @@ class Client(Asks):
             async with asyncio.timeout(timeout):
                 return await future
         except TimeoutError:
+            if (refusal := await self._refusal(key)) is not None:
+                raise refusal from None
             raise TimeoutError(f"the message is not yet {state} after {timeout:g} s") from None
         finally:
             self._hub.drop(key, future)
+
+    async def _refusal(self, key: str) -> api.ApiError | None:
+        message = await self._store.run(lambda db: rows.by_key(db, key))
+        if message is None or message.state != "queued":
+            return None
+        target, _, _ = await self._store.run(lambda db: outbox.content(db, key))
+        why = self._sync.refusal(target)
+        return api.ApiError(why.code, why.message, why.retry_after_ms) if why is not None else None
 
     async def retry(self, key: str) -> Message:
         """Send a failed message again: under its key if the node never took it, else as a new one."""

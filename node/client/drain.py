@@ -32,6 +32,7 @@ class Hold:
     tries: int
     first_n: int  # oldest message known to wait
     probe: str | None = None
+    why: api.ApiError | None = None
 
 
 class Drain:
@@ -148,6 +149,7 @@ class Drain:
             first_n = hold.first_n if hold else row.n
             hold = self._held[row.target] = Hold(self._loop.time() + pause, tries, first_n)
         hold.first_n = min(hold.first_n, row.n)
+        hold.why = error
         self._queued.set()  # the wait has an end now
 
     def _works_again(self, target: str) -> None:
@@ -160,6 +162,11 @@ class Drain:
         else:
             hold.until = self._loop.time()  # one that was in flight got through: probe now
         self._queued.set()
+
+    def refusal(self, target: str) -> api.ApiError | None:
+        """Why messages to this target wait, if they do."""
+        hold = self._held.get(target)
+        return hold.why if hold is not None else None
 
     def _is_held(self, row: Row) -> bool:
         """Whether a message has to wait. Once a hold is over the first to ask becomes the probe."""

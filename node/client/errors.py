@@ -13,6 +13,10 @@ class Lost(ClientError):
     """The connection broke before the answer: the outcome is unknown, repeating with the same key is safe."""
 
 
+class Ended(ClientError):
+    """The node of this process failed: nothing more comes from it, until the program opens it again."""
+
+
 class NodeKeyError(ClientError):
     """Whoever answered is not the node of the link: nothing was told to it."""
 

@@ -10,7 +10,7 @@ import msgspec
 from federation.ports import ChannelClosed
 from node import api
 from node.client.errors import Lost
-from node.client.wire import Wire
+from node.client.wire import Wire, checked
 
 PING_S = 20.0
 BUSY_PING_S = 2.0  # the same while answers are awaited: a killed node says nothing over UDP, and a person waits
@@ -102,6 +102,7 @@ class Session:
 
     async def request(self, request: api.AnyRequest) -> api.AnyResult:
         """The result; raises `ApiError` for a typed refusal and `Lost` when the connection ends first."""
+        checked(request)
         answer: asyncio.Future[api.AnyResult] = asyncio.get_running_loop().create_future()
 
         def answered(value: Answer) -> None:

@@ -13,7 +13,7 @@ from federation.ports import ChannelClosed
 from node import api
 from node.client import marks
 from node.client.drain import Drain
-from node.client.errors import Lost, NodeKeyError, StoreError, Unreachable
+from node.client.errors import Ended, Lost, NodeKeyError, StoreError, Unreachable
 from node.client.feed import Me
 from node.client.hub import Hub
 from node.client.keep import Keeper
@@ -57,6 +57,7 @@ class Sync:
         self._drain: Drain | None = None
         self._keeper = Keeper(store, hub, me, cursor)
         self.consumed = self._keeper.consumed
+        self.display_name = ""  # as of the newest connection
         self._failures = 0
         self._reason = ""
         self._changed = asyncio.Event()  # connected, or failed to
@@ -79,6 +80,10 @@ class Sync:
             self._drain.put(row)
         else:
             self._wake.set()
+
+    def refusal(self, target: str) -> api.ApiError | None:
+        """Why the node takes nothing for this target now."""
+        return self._drain.refusal(target) if self._drain is not None else None
 
     def seen(self) -> None:
         """Read marks are in the store."""
@@ -135,7 +140,7 @@ class Sync:
                 self._reason = error.message
                 if not error.retry:
                     return self._fail(error)
-            except (NodeKeyError, StoreError) as error:
+            except (Ended, NodeKeyError, StoreError) as error:
                 return self._fail(error)
             except Exception as error:
                 logger.exception("a mistake in the client ended it")
@@ -200,6 +205,7 @@ class Sync:
             raise Lost(f"the node did not answer the login within {AUTH_S:g} s") from None
         if not isinstance(ready, api.Ready):
             raise Lost("the node answered the login with something else")
+        self.display_name = ready.display_name
         if not cursor.store:
             await self._keeper.restart(ready.acked.store, ready.acked.position)
         elif ready.acked.store != cursor.store or ready.head < cursor.stored:

@@ -4,6 +4,8 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from federation import identity
 from federation.errors import ProtocolError
 from federation.identity import NodeLink
@@ -64,6 +66,18 @@ async def greet(channel: Channel, link: NodeLink, codec: coding.Codec = coding.M
         if isinstance(error, TimeoutError):
             raise Unreachable(f"{link.name} did not answer the hello within {HELLO_S:g} s") from None
         raise
+
+
+def checked(request: api.AnyRequest) -> api.AnyRequest:
+    """The request, or `ApiError`: the node would end the connection over a value out of bounds, and go on doing so."""
+    try:
+        msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=type(request))
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        raise api.ApiError("bad_request", f"{where.rstrip('`') or 'a value'}: {what}") from None
+    except UnicodeEncodeError:
+        raise api.ApiError("bad_request", "a text has characters that are not Unicode") from None
+    return request
 
 
 def check(welcome: api.Welcome, link: NodeLink, channel: Channel, nonce: bytes) -> None:

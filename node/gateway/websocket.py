@@ -2,12 +2,14 @@
 
 import asyncio
 import ipaddress
+import logging
 import ssl
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from federation.endpoint import TlsIdentity
 from federation.ports import FRAME_BYTES_MAX, Binding, ChannelClosed
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 SEND_DEADLINE_S = 30.0  # a client that takes nothing for so long is dropped
 REQUEST_S = 10.0  # time for the head of a request, the first one too
 CLOSE_S = 2.0  # longest wait for the client's own goodbye
+log = logging.getLogger("roost.web")
 PLAIN = bytes(32)  # the TLS key hash where there is no TLS
 
 
@@ -72,7 +75,12 @@ class WebDoor:
         app.router.add_get("/v1/ws", self._ws)
         app.router.add_get("/health", self._health)
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=2.0, keepalive_timeout=REQUEST_S
+            app,
+            access_log=None,
+            logger=log,
+            handle_signals=False,
+            shutdown_timeout=2.0,
+            keepalive_timeout=REQUEST_S,
         )
         await self._runner.setup()
         plain = self._node.config.tls.behind_proxy or _loopback(host)
@@ -108,6 +116,14 @@ class WebDoor:
             await socket.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """What strangers send to the port instead of HTTP is answered, and no news to the operator."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+log.addFilter(_is_news)
 
 
 def _loopback(host: str) -> bool:

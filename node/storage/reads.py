@@ -16,6 +16,7 @@ conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, ro
 BATCH_BYTES_MAX = 1 << 20
 LOGS_MAX = 64  # logs of one peer looked at together
 END = b"\xff" * 33  # past every log key
+AROUND_BYTES = 700  # ids and names around a body in a page of history, at most
 
 
 class Placed(NamedTuple):
@@ -124,9 +125,12 @@ def _placed(values: Any) -> Placed:
 
 
 def history(
-    connection: Connection, node: bytes, conversation: bytes, before: bytes | None, limit: int
-) -> tuple[list[Placed], list[rows.Receipt], list[rows.Failed]]:
-    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; with what senders need to see."""
+    connection: Connection, node: bytes, conversation: bytes, before: bytes | None, limit: int, bytes_max: int
+) -> tuple[list[Placed], bool, list[rows.Receipt], list[rows.Failed]]:
+    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; with what senders need to see.
+
+    The page is bounded both ways and has at least one event; the flag says whether there may be more.
+    """
     query = (
         select(logs.c.seq * 0, logs.c.origin, logs.c.incarnation, *events.c)
         .join(logs, logs.c.log == events.c.log)
@@ -139,12 +143,20 @@ def history(
         ).first()
         if at is not None:
             query = query.where(_less(order, tuple(at)))
-    page = [_placed(v) for v in connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit))]
+    page: list[Placed] = []
+    size = 0
+    with connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit)) as found:
+        for placed in map(_placed, found):
+            size += len(placed.event.body or b"") + AROUND_BYTES
+            if size > bytes_max and page:
+                break
+            page.append(placed)
+    more = size > bytes_max or len(page) == limit
     page.reverse()
     known = {p.event.log for p in page}
     marks = _all(connection, rows.Receipt, receipts.c.log.in_(known)) if known else []
     failed = _all(connection, rows.Failed, failures.c.log.in_(known)) if known else []
-    return page, _shown(connection, node, conversation, marks), failed
+    return page, more, _shown(connection, node, conversation, marks), failed
 
 
 def _shown(connection: Connection, node: bytes, conversation: bytes, found: list[rows.Receipt]) -> list[rows.Receipt]:

@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
 T = TypeVar("T")
+HIDDEN = {"hide_parameters": True}  # an error that quotes a statement must not quote what people wrote
 Work = Callable[[Connection], T]
 SQLITE_READERS = 2  # in threads; one more connection is for the loop
 POSTGRES_READERS = 8
@@ -43,6 +44,7 @@ def sqlite_engine(path: Path, writer: bool, readers: int = SQLITE_READERS) -> En
         pool_size=1 if writer else readers + 1,
         max_overflow=0,
         connect_args={"check_same_thread": False},
+        **HIDDEN,
     )
     pragmas = ["busy_timeout=5000", "foreign_keys=ON", "temp_store=MEMORY", "cache_size=-16384", "mmap_size=268435456"]
     pragmas += ["journal_mode=WAL", "synchronous=FULL"] if writer else ["query_only=ON", "wal_autocheckpoint=0"]
@@ -117,8 +119,8 @@ class PostgresRunner:
     def __init__(self, url: str) -> None:
         from sqlalchemy.ext.asyncio import create_async_engine
 
-        self._writer = create_async_engine(url, pool_size=1, max_overflow=0)
-        self._reader = create_async_engine(url, pool_size=POSTGRES_READERS, max_overflow=0)
+        self._writer = create_async_engine(url, pool_size=1, max_overflow=0, **HIDDEN)
+        self._reader = create_async_engine(url, pool_size=POSTGRES_READERS, max_overflow=0, **HIDDEN)
 
     async def write(self, work: Work[T], small: bool = False) -> T:
         return await asyncio.shield(asyncio.ensure_future(self._run(self._writer, work)))
@@ -163,6 +165,12 @@ class InlineRunner:
 
     async def close(self) -> None:
         self._engine.dispose()
+
+
+def said(error: BaseException) -> str:
+    """What the database or the disk said, on one line and without the statement."""
+    cause = getattr(error, "orig", None) or error
+    return " ".join(str(cause).split()) or type(error).__name__
 
 
 def open_runner(database: str) -> Runner:

@@ -17,7 +17,7 @@ from node.api import ApiError
 from node.core.context import Context
 from node.core.view import Command, Hint, Outcome, View
 from node.storage import batch
-from node.storage.runner import Runner
+from node.storage.runner import Runner, said
 
 BATCH_MAX = 512  # commands in one transaction
 SMALL = 16  # commands that are decided on the loop itself: a millisecond or two
@@ -65,7 +65,7 @@ class Store:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
         if self._failed is not None:
-            future.set_exception(StoreFailed(str(self._failed)))
+            future.set_exception(StoreFailed(said(self._failed)))
         elif self._stopping or self.waiting >= WAITING_MAX:
             future.set_exception(ApiError("busy", "the node is stopping" if self._stopping else "too much is waiting"))
         elif later:
@@ -155,7 +155,7 @@ class Store:
 
     def _fail(self, error: BaseException, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
         self._failed = error
-        reason = StoreFailed(str(error) or type(error).__name__)
+        reason = StoreFailed(said(error))
         for _, future in [*group, *self._waiting, *self._later]:
             _settle(future, reason)
         self._waiting.clear()

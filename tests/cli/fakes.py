@@ -26,6 +26,7 @@ class FakeClient:
         self.acknowledged: list[Change] = []
         self.address, self.device = "alice@a.test", "dev"
         self.closed = 0
+        self.shown = "Alice"
 
     async def open_profile(self, name: str) -> "FakeClient":
         self.calls.append(("open", name))
@@ -82,6 +83,13 @@ class FakeClient:
 
     async def mark_read(self, message: Message) -> None:
         self.calls.append(("read", message.id))
+
+    async def set_profile(self, name: str | None, requests: str | None) -> None:
+        self.calls.append(("set_profile", name, requests))
+        self.shown = self.shown if name is None else name
+
+    async def display_name(self) -> str:
+        return self.shown
 
     async def accept(self, target: str) -> None:
         self.calls.append(("accept", target))

@@ -80,6 +80,19 @@ def test_refusals_are_typed(client: FakeClient, capsys: Capture) -> None:
     assert objects(capsys)[0]["error"]["code"] == "conflict"
 
 
+def test_a_refusal_for_now_takes_back_what_never_left_and_names_what_stays(client: FakeClient, capsys: Capture) -> None:
+    client.fails = api.ApiError("storage_full", "the node's disk is full; its owner must make room")
+    assert main([*SEND, "hi", *AS_ALICE, "--key", "k1"]) == Exit.REFUSED
+    assert ("withdraw", "k1") in client.calls
+    assert objects(capsys)[0]["error"]["code"] == "storage_full"
+    client.can_withdraw = False
+    assert main([*SEND, "hi", *AS_ALICE, "--key", "k2"]) == Exit.UNKNOWN
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "storage_full"
+    assert "the message with key k2 waits in the outbox" in err
+    assert "--key k2: that is safe" in err
+
+
 def test_a_bug_while_sending_leaves_nothing_behind(client: FakeClient, capsys: Capture, feed: Feed) -> None:
     client.fails = KeyError("bug")
     feed("one\ntwo\n")
@@ -142,6 +155,22 @@ def test_history_state_and_why(client: FakeClient, capsys: Capture) -> None:
     out = capsys.readouterr().out
     assert out.startswith("waits for b.test\n")
     assert "accepted  \\u001b[31mred" in out
+
+
+def test_a_profile_is_shown_and_changed(client: FakeClient, capsys: Capture) -> None:
+    assert main(["profile", *AS_ALICE]) == 0
+    assert main(["profile", "--name", "Alice L.", *AS_ALICE]) == 0
+    assert main(["profile", "--name", "", *AS_ALICE]) == 0
+    assert main(["profile", "--requests", "everyone", "--profile", "alice"]) == 0
+    assert main(["profile", "--requests", "nobody", "--profile", "alice"]) == Exit.USAGE
+    assert [c[1:] for c in client.calls if c[0] == "set_profile"] == [
+        ("Alice L.", None),
+        ("", None),
+        (None, "everyone"),
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["display_name"] for line in lines[:3]] == ["Alice", "Alice L.", ""]
+    assert lines[3:5] == ["address: alice@a.test", "display_name: "]
 
 
 def test_login_checks_that_name_and_link_belong_together(

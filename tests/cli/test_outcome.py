@@ -72,10 +72,16 @@ def test_bad_usage_is_two_with_one_line_and_one_object(argv: list[str], capsys: 
     assert main([*argv, "--json"] if argv[0] != "nonsense" else argv) == Exit.USAGE
     out, err = capsys.readouterr()
     assert err.startswith("roost: ")
-    assert ". Next: " in err
+    assert " Next: " in err
     assert err.count("\n") == 1
     if argv[0] != "nonsense":
         assert set(json.loads(out)["error"]) == {"code", "message"}
+
+
+@pytest.mark.parametrize("argv", [["history", "\udcff", "--profile", "p"], ["devices", "rename", "d", "\udcfe"]])
+def test_arguments_that_are_no_text_are_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*argv, "--json"]) == Exit.USAGE
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "bad_text"
 
 
 def test_help_and_version_are_no_errors(capsys: pytest.CaptureFixture[str]) -> None:

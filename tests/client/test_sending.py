@@ -120,6 +120,45 @@ async def test_a_temporary_refusal_is_retried_and_order_kept(node: FakeNode, ope
     assert [key for key in node.events if key != other] == keys
 
 
+async def test_waiting_for_what_is_refused_for_now_says_why(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    node.refuse = lambda send: api.ApiError("storage_full", "the node's disk is full", 3_600_000)
+    await client.send(BOB, "refused", key="first")
+    refusal: api.ApiError | None = None
+    async with asyncio.timeout(WAIT_S):
+        while refusal is None:
+            try:
+                await client.wait("first", "accepted", 0.01)
+            except TimeoutError:
+                continue  # the answer is still on its way
+            except api.ApiError as error:
+                refusal = error
+    assert (refusal.code, refusal.message) == ("storage_full", "the node's disk is full")
+    await client.send(BOB, "held back", key="second")
+    with pytest.raises(api.ApiError, match="disk is full"):
+        await client.wait("second", "accepted", 0.01)
+    await client.send("carol@b.test", "another conversation", key="third")
+    await node.until(lambda: len(node.sends) == 2)
+    assert [m.state for m in await client.messages(BOB)] == ["queued", "queued"]
+
+
+async def test_what_the_node_would_take_for_a_broken_frame_never_enters_the_outbox(
+    node: FakeNode, open_client: Open
+) -> None:
+    client = await open_client()
+    with pytest.raises(api.ApiError, match="target: Expected `str` of length <= "):
+        await client.send(BOB, "x", reply_to="e" * 200)
+    with pytest.raises(api.ApiError, match="to: Expected `str` of length <= "):
+        await client.send("c" * 1000, "x")
+    with pytest.raises(api.ApiError, match="format: Expected `str` of length <= 32"):
+        await client.send_body(BOB, b"x", format="f" * 33)
+    with pytest.raises(api.ApiError, match="not Unicode"):
+        await client.send(BOB, "x", reply_to="\udcff")
+    assert await client.messages(BOB) == []
+    await _accepted(client, (await client.send(BOB, "good")).key)
+    assert node.dialled == 1
+
+
 async def test_a_key_stands_for_one_message(node: FakeNode, open_client: Open) -> None:
     client = await open_client()
     await client.send(BOB, "x", key="k")

@@ -51,6 +51,30 @@ async def test_replies_find_their_requests_in_any_order() -> None:
     await line.end()
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        api.GetState(id=1, event="e" * 200),
+        api.RenameDevice(id=1, device="d", name="n" * 200),
+        api.GetHistory(id=1, conversation="c", limit=1 << 60),
+        api.Login(1, "alice", "p" * 2000, "d", bytes(32), bytes(64)),
+        api.GetWhy(id=1, event="\udcff"),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+async def test_values_out_of_bounds_are_refused_here(request_: api.AnyRequest) -> None:
+    line = Line()
+    with pytest.raises(api.ApiError) as refused:
+        await line.session.request(request_)
+    assert refused.value.code == "bad_request"
+    asked = asyncio.create_task(line.session.request(api.Ping(id=1)))
+    (ping,) = await line.take(1)  # nothing else went out
+    assert isinstance(ping, api.Ping)
+    await line.reply(api.Reply(ping.id, api.Done()))
+    assert await asked == api.Done()
+    await line.end()
+
+
 async def test_the_window_is_256_requests() -> None:
     line = Line()
     asked = [asyncio.create_task(line.session.request(_send())) for _ in range(300)]

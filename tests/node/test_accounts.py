@@ -110,6 +110,13 @@ async def test_a_deleted_name_is_reserved_for_ever(node: Node) -> None:
     assert await code(ann.send("alice@a.test", b"x")) == "unknown_user"
 
 
+async def test_a_password_that_no_login_could_carry_is_refused(node: Node) -> None:
+    for password in ("", "p" * 1025):
+        assert await code(call(node.config, "user.passwd", {"name": "alice", "password": password})) == "bad_request"
+    assert await code(call(node.config, "user.add", {"name": "ann", "password": "p" * 1025})) == "bad_request"
+    await connect(node, "alice")
+
+
 async def test_passwd_changes_the_password_only(node: Node) -> None:
     alice = await connect(node, "alice")
     await call(node.config, "user.passwd", {"name": "alice", "password": "new"})

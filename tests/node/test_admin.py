@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from node.admin import AdminError, _near, call
+from node.admin import LINE_BYTES_MAX, OPERATIONS, AdminError, _near, call
 from node.node import Node
 from tests.node.helpers import config
 
@@ -71,6 +71,33 @@ async def test_refusals_have_a_code(tmp_path: Path, op: str, args: dict[str, str
         with pytest.raises(AdminError) as refused:
             await call(node.config, op, args)
         assert refused.value.code == code
+
+
+async def test_a_line_without_an_end_is_refused_and_harms_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Node.open(config(tmp_path)) as node:
+        with _near(node.config) as path:
+            reader, writer = await asyncio.open_unix_connection(path)
+        async with asyncio.timeout(20):
+            writer.write(b"x" * (LINE_BYTES_MAX + 1))
+            answer = msgspec.json.decode(await reader.readline())
+            assert (answer["ok"], answer["code"]) == (False, "too_large")
+            assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        assert await call(node.config, "check", {}) == {"ok": True}
+    assert caplog.text == ""
+
+
+async def test_an_answer_may_be_longer_than_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Node.open(config(tmp_path)) as node:
+
+        async def long(node: Node, args: dict[str, str]) -> str:
+            return "x" * (2 * LINE_BYTES_MAX)
+
+        monkeypatch.setitem(OPERATIONS, "check", long)
+        assert len(await call(node.config, "check", {})) == 2 * LINE_BYTES_MAX
 
 
 @pytest.mark.parametrize(

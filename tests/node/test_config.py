@@ -73,7 +73,7 @@ def test_a_config_made_in_code_needs_no_port() -> None:
     assert made.listen is None
     assert made.listen_at is None
     assert made.hints == ()
-    assert made.database_url == "sqlite+aiosqlite:///lab/roost.db"
+    assert made.database_url == "sqlite:///lab/roost.db"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_config_made_in_code_is_checked_too(settings: dict[str, object], words
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     read = load(written(tmp_path, SIX))
     assert read.data_path == tmp_path / "data"
-    assert read.database_url == f"sqlite+aiosqlite:///{tmp_path}/data/roost.db"
+    assert read.database_url == f"sqlite:///{tmp_path}/data/roost.db"
     assert read.hints == ("0.0.0.0:7701",)
     assert load(written(tmp_path, SIX + "data_dir: /srv/x\n")).data_dir == "/srv/x"
 

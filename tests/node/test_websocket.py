@@ -162,3 +162,16 @@ async def test_a_connection_without_a_request_ends(
         async with asyncio.timeout(WAIT_S):
             assert await reader.read() == b""
         writer.close()
+
+
+@pytest.mark.parametrize("raw", [b"GET /v1/ws HTTP/1.1\r\n\r\n", b"\x00\xff" * 50, b"A" * 100_000])
+async def test_what_is_no_http_is_answered_and_not_in_the_log(
+    node: Node, caplog: pytest.LogCaptureFixture, raw: bytes
+) -> None:
+    assert node.config.listen_at is not None
+    reader, writer = await asyncio.open_connection(*node.config.listen_at)
+    async with asyncio.timeout(20):
+        writer.write(raw)
+        assert b"400 Bad Request" in await reader.readline()
+    writer.close()
+    assert caplog.text == ""
