@@ -183,6 +183,43 @@ async def test_writing_to_a_new_address_opens_the_room() -> None:
         assert len(app.pane.timeline.rows.messages) == 2
 
 
+async def test_a_first_message_that_waits_is_in_the_list_after_a_restart() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["from bob"])
+    client.now_ms += 1000
+    key = (await client.send("eve@e.test", "are you there?")).key
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: [c.title for c in app.pane.conversations] == ["eve@e.test", "bob@b.test"])
+        await until(pilot, lambda: app.pane.room.title == "eve@e.test" and "queued" in screen(app))
+        await pilot.press(*"draft", "alt+down")
+        await until(pilot, lambda: app.pane.room.title == "bob@b.test")
+        client.step(key, "accepted")
+        await until(pilot, lambda: "alice@a.test~eve@e.test" in [c.id for c in app.pane.conversations])
+        assert [c.title for c in app.pane.conversations] == ["eve@e.test", "bob@b.test"]
+        await pilot.press("alt+up")
+        await until(pilot, lambda: app.pane.composer.text == "draft" and "at my node" in screen(app))
+
+
+async def test_a_waiting_conversation_becomes_real_without_a_jump() -> None:
+    client = FakeClient()
+    keys = [(await client.send("eve@e.test", f"waits {n}.")).key for n in range(60)]
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: "waits 59." in screen(app))
+        await pilot.press(*"draft", "pageup", "pageup")
+        await until(pilot, lambda: not app.pane.timeline.at_bottom)
+        before = [row[28:90] for row in screen(app).splitlines()[2:18]]
+        client.step(keys[0], "accepted")
+        await until(pilot, lambda: app.pane.room.id == "alice@a.test~eve@e.test")
+        await pilot.pause()
+        assert [row[28:90] for row in screen(app).splitlines()[2:18]] == before
+        assert [c.id for c in app.pane.conversations] == ["alice@a.test~eve@e.test"]
+        assert app.pane.listed.highlighted == 0
+        assert app.pane.composer.text == "draft"
+        assert len(app.pane.timeline.rows.messages) == 60
+
+
 async def test_rooms_by_key_and_drafts_stay_with_them() -> None:
     client = FakeClient()
     for name in ("bob", "carol"):
@@ -262,7 +299,7 @@ async def test_two_who_never_spoke_can_start_at_once() -> None:
         await pilot.press("tab", *"draft", "tab", *"hi", "enter")
         await until(pilot, lambda: left.sent and "queued" in screen(app))
         right.receive(right.add_room("alice@a.test"), "hi")
-        await until(pilot, lambda: app.panes[1].room.id is not None and screen(app).count("hi") >= 2)
+        await until(pilot, lambda: app.panes[1].room.conversation is not None and screen(app).count("hi") >= 2)
         assert app.panes[1].composer.text == "draft"
         assert app.focused is app.panes[0].composer
 
