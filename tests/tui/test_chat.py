@@ -286,6 +286,7 @@ async def test_two_people_side_by_side() -> None:
         assert right.reads == []  # nobody is on that side yet
         await pilot.press("tab")
         await until(pilot, lambda: app.focused is app.panes[1].composer)
+        assert app.pane is app.panes[1]
         await until(pilot, lambda: right.reads)
         await pilot.press("ctrl+o")
         await until(pilot, lambda: app.focused is app.panes[0].composer)
