@@ -3,6 +3,7 @@
 import time
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container, Horizontal, Vertical
@@ -255,8 +256,7 @@ class ChatPane(Container):
         self._drafts[self.room.title] = self.composer.text  # the id may change while it waits
         self.room = room
         self.timeline.show([], None)
-        self.composer.load_text(self._drafts.pop(room.title, ""))
-        self.composer.move_cursor(self.composer.document.end)
+        self.composer.write_in(room, self._drafts.pop(room.title, ""))
         self._draw_frame()
         self.focus_input()
         return room
@@ -320,8 +320,7 @@ class ChatPane(Container):
     # -- writing and acting
 
     def on_composer_sent(self, event: Composer.Sent) -> None:
-        self.composer.clear()
-        self.run_worker(self._send(self.room, event.text), group="send")
+        self.run_worker(self._send(event.room, event.text), group="send")
 
     async def _send(self, room: Room, body: str) -> None:
         assert room.id is not None
@@ -340,6 +339,14 @@ class ChatPane(Container):
                 self.timeline.put(sent)
             self.timeline.to_end()
         self._refresh_list()
+
+    def on_key(self, event: events.Key) -> None:
+        """A letter that is no key where the focus is: writing is meant."""
+        is_free = event.is_printable and event.key not in self.screen.active_bindings
+        if event.character is not None and is_free and self.composer.display:
+            event.stop()
+            self.composer.focus(scroll_visible=False)
+            self.composer.insert(event.character)
 
     def on_composer_select_wanted(self) -> None:
         if self.timeline.select(-1):

@@ -79,6 +79,34 @@ async def test_what_could_not_be_sent_is_not_lost() -> None:
         await until(pilot, lambda: "not sent: the disk is full" in screen(app))
 
 
+async def test_writing_on_at_once_after_enter_mixes_nothing() -> None:
+    client = FakeClient()
+    client.add_room("bob@b.test")
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.focused is app.pane.composer)
+        for key in ("a", "enter", "b", "enter", "c"):  # as they come over a slow line: all at once
+            app.post_message(events.Key(key, key if len(key) == 1 else "\r"))
+        await until(pilot, lambda: app.pane.composer.text == "c")
+        await until(pilot, lambda: [m.text for m in client.sent] == ["a", "b"])
+
+
+async def test_letters_go_to_the_input_from_wherever_the_focus_is() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["hello"])
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "hello" in screen(app))
+        app.pane.listed.focus()
+        await until(pilot, lambda: app.focused is app.pane.listed)
+        await pilot.press(*"ok ")
+        app.pane.timeline.focus()
+        await until(pilot, lambda: app.focused is app.pane.timeline)
+        await pilot.press("k", *"hi")
+        assert app.pane.composer.text == "ok hi"  # k selects a message
+        assert app.focused is app.pane.composer
+
+
 @pytest.mark.parametrize("key", sorted(NEWLINE_KEYS))
 async def test_new_line_keys(key: str) -> None:
     client = FakeClient()
@@ -104,6 +132,17 @@ async def test_a_paste_is_one_post() -> None:
         assert client.sent == []
         await pilot.press("enter")
         await until(pilot, lambda: [m.text for m in client.sent] == ["one\ntwo\nthree"])
+
+
+async def test_a_long_paste_is_not_cut() -> None:
+    client = FakeClient()
+    client.add_room("bob@b.test")
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.focused is app.pane.composer)
+        pasted = "\n".join(str(n) for n in range(20_000))
+        app.pane.composer.post_message(events.Paste(pasted))
+        await until(pilot, lambda: app.pane.composer.text == pasted)
 
 
 async def test_foreign_text_is_harmless_on_the_screen() -> None:
