@@ -23,8 +23,8 @@ class RoostApp(App[int]):
 
     @property
     def pane(self) -> ChatPane:
-        """Where commands of the palette apply."""
-        raise NotImplementedError
+        """Where the person is, and commands of the palette apply: one pane is active."""
+        return next(pane for pane in self.screen_stack[0].query(ChatPane) if pane.active)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         for action in actions.palette("pane", "app"):
@@ -63,7 +63,3 @@ class ChatApp(RoostApp):
     def compose(self) -> ComposeResult:
         yield ChatPane(self._client)
         yield Footer(show_command_palette=False)
-
-    @property
-    def pane(self) -> ChatPane:
-        return self.screen_stack[0].query_one(ChatPane)

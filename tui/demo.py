@@ -38,11 +38,6 @@ class DemoApp(RoostApp):
         base = self.screen_stack[0]
         return base.query_one("#left", ChatPane), base.query_one("#right", ChatPane)
 
-    @property
-    def pane(self) -> ChatPane:
-        left, right = self.panes
-        return left if left.active else right
-
     def on_chat_pane_entered(self, event: ChatPane.Entered) -> None:
         for pane in self.panes:
             pane.active = pane is event.pane

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from node.client.model import Conversation, Lights, Message
 from tui import text
@@ -110,8 +109,7 @@ def _starts_word(have: str, at: int) -> bool:
 class Choice:
     """One line of the switcher: a room that exists, or an address to write to."""
 
-    kind: Literal["room", "new"]
-    value: str  # conversation id or address
+    id: str  # of the conversation; or the address
     title: str
     unread: int = 0
     request: bool = False
@@ -126,10 +124,10 @@ def choices(query: str, conversations: Iterable[Conversation], mine: str = "") -
         if score is not None:
             scored.append((-score, rank, conversation))
     scored.sort(key=lambda entry: entry[:2])
-    found = [Choice("room", c.id, text.name(c.title), c.unread, c.request) for _, _, c in scored]
+    found = [Choice(c.id, text.name(c.title), c.unread, c.request) for _, _, c in scored]
     known = {choice.title for choice in found}
     if text.is_address(query) and query == text.name(query) and query not in known and query != mine:
-        found.append(Choice("new", query, f"Write to {query}"))
+        found.append(Choice(query, f"Write to {query}"))
     return found
 
 

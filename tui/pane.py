@@ -3,6 +3,7 @@
 import time
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container, Horizontal, Vertical
@@ -75,20 +76,14 @@ class ChatPane(Container):
 
     async def _start(self) -> None:
         await self._load_list()
-        if self.room.target is None and self._to:
-            self.write_to(self._to)
+        if self.room.id is None and self._to:
+            self.open(self._to)
 
-    async def _adopt(self) -> None:
-        """Where there was no room, or only an address, the conversation that appeared is opened."""
-        if self.room.id is not None or not self.conversations:
-            return
-        if not self.room.address:
+    async def _open_first(self) -> None:
+        """Where there was nothing to show."""
+        if self.room.id is None and self.conversations:
             first = min(self.conversations, key=lambda c: c.request)  # a person you know before a stranger
             await self._open(first.id)
-        elif found := next((c for c in self.conversations if c.title == self.room.address), None):
-            self.room.id, self.room.conversation = found.id, found
-            self._draw_frame()
-            await self._reload()
 
     # -- news from the client
 
@@ -126,8 +121,8 @@ class ChatPane(Container):
     async def _reload(self) -> None:
         """The client had too much news to tell one by one."""
         room = self.room
-        if room.target is not None and not room.is_loading:
-            for message in await self.bridge.messages(room.target) or []:
+        if room.id is not None and not room.is_loading:
+            for message in await self.bridge.messages(room.id) or []:
                 if room is self.room:
                     self._put(message)
 
@@ -143,9 +138,15 @@ class ChatPane(Container):
         if found is None:
             return
         self.conversations = found
-        self.room.conversation = next((c for c in found if c.id == self.room.id), self.room.conversation)
+        room = self.room
+        has_begun = False
+        if (known := room.find(found)) is not None:
+            has_begun = known.id != room.id
+            room.id, room.conversation = known.id, known
         self._draw_frame()
-        await self._adopt()
+        if has_begun:
+            await self._reload()  # the other person may have begun it
+        await self._open_first()
         self._read_if_seen()
 
     # -- what is on screen
@@ -159,7 +160,7 @@ class ChatPane(Container):
         self.request_bar.who = room.title
         had_bar = self.request_bar.display
         self.request_bar.display = room.is_request
-        self.composer.display = not room.is_request and room.target is not None
+        self.composer.display = not room.is_request and room.id is not None
         if had_bar != self.request_bar.display:
             self.focus_input()
         self._draw_lights()
@@ -227,6 +228,7 @@ class ChatPane(Container):
     # -- rooms
 
     def open(self, conversation: str) -> None:
+        """A conversation by its id, or an address to write to."""
         self.run_worker(self._open(conversation), group="open", exclusive=True)
 
     async def _open(self, conversation: str) -> None:
@@ -238,7 +240,7 @@ class ChatPane(Container):
 
     async def _fill(self, room: Room) -> None:
         """Show what the cache has of a room."""
-        messages = await self.bridge.messages(room.target or "") or []
+        messages = await self.bridge.messages(room.id or "") or []
         if room is not self.room:  # another one was opened meanwhile
             return
         room.has_older = len(messages) >= PAGE_MESSAGES
@@ -251,26 +253,18 @@ class ChatPane(Container):
 
     def _enter(self, room: Room) -> Room:
         """Leave one room for another; what was being written stays with its room."""
-        if self.room.target is not None:
-            self._drafts[self.room.target] = self.composer.text
+        self._drafts[self.room.title] = self.composer.text  # the id may change while it waits
         self.room = room
         self.timeline.show([], None)
-        self.composer.load_text(self._drafts.pop(room.target or "", ""))
-        self.composer.move_cursor(self.composer.document.end)
+        self.composer.write_in(room, self._drafts.pop(room.title, ""))
         self._draw_frame()
         self.focus_input()
         return room
 
-    def write_to(self, address: str) -> None:
-        """A room that has no id until the node took the first message."""
-        self.run_worker(self._fill(self._enter(Room(address=address))), group="open", exclusive=True)
-
     def action_switch(self) -> None:
         def chosen(choice: model.Choice | None) -> None:
-            if choice is not None and choice.kind == "room":
-                self.open(choice.value)
-            elif choice is not None:
-                self.write_to(choice.value)
+            if choice is not None:
+                self.open(choice.id)
             self._attention_changed()
 
         self.app.push_screen(Switcher(self.conversations, self.bridge.address), chosen)
@@ -314,11 +308,11 @@ class ChatPane(Container):
 
     async def _load_older(self, room: Room) -> None:
         messages = self.timeline.rows.messages
-        if room.is_loading_older or room.target is None or not messages:
+        if room.is_loading_older or room.id is None or not messages:
             return
         room.is_loading_older = True
         # One more millisecond: several messages may share the stamp of the oldest; known ones are dropped by key.
-        older = await self.bridge.messages(room.target, messages[0].stamp + 1)
+        older = await self.bridge.messages(room.id, messages[0].stamp + 1)
         room.is_loading_older = False
         if room is self.room and older is not None:
             room.has_older = self.timeline.prepend(older) > 0
@@ -326,28 +320,33 @@ class ChatPane(Container):
     # -- writing and acting
 
     def on_composer_sent(self, event: Composer.Sent) -> None:
-        self.composer.clear()
-        self.run_worker(self._send(self.room, event.text), group="send")
+        self.run_worker(self._send(event.room, event.text), group="send")
 
     async def _send(self, room: Room, body: str) -> None:
-        target = room.target
-        assert target is not None
-        sent = await self.bridge.send(target, body)
+        assert room.id is not None
+        sent = await self.bridge.send(room.id, body)
         if sent is None:  # nothing is lost: it goes back to where it was written
             if room is not self.room:
-                self._drafts[target] = "\n".join(part for part in (body, self._drafts.get(target, "")) if part)
+                draft = self._drafts.get(room.title, "")
+                self._drafts[room.title] = f"{body}\n{draft}" if draft else body
             elif self.composer.text:
                 self.composer.insert(f"{body}\n", (0, 0))
             else:
                 self.composer.insert(body)
             return
         if room is self.room:
-            if room.id is None and text.is_address(sent.conversation):
-                room.address = sent.conversation  # as the client spells it
             if self.timeline.message_at(sent.key) is None:  # its first change may be here already, and be newer
                 self.timeline.put(sent)
             self.timeline.to_end()
         self._refresh_list()
+
+    def on_key(self, event: events.Key) -> None:
+        """A letter that is no key where the focus is: writing is meant."""
+        is_free = event.is_printable and event.key not in self.screen.active_bindings
+        if event.character is not None and is_free and self.composer.display:
+            event.stop()
+            self.composer.focus(scroll_visible=False)
+            self.composer.insert(event.character)
 
     def on_composer_select_wanted(self) -> None:
         if self.timeline.select(-1):
@@ -376,7 +375,7 @@ class ChatPane(Container):
             await self._load_list()
             if room is self.room and all(c.id != room.id for c in self.conversations):
                 self._enter(Room())
-                await self._adopt()
+                await self._open_first()
 
     def _problem(self, told: str) -> None:
         self.app.notify(told, severity="error", markup=False)

@@ -258,7 +258,7 @@ class Client(Asks):
         return Screen(self._hub)
 
     async def conversations(self) -> list[Conversation]:
-        """From the local store, newest first."""
+        """From the local store, newest first; also those whose first message the node did not take yet."""
         return await self._store.run(rows.conversations)
 
     async def messages(self, conversation: str, before: int | str | None = None, limit: int = 200) -> list[Message]:

@@ -33,7 +33,7 @@ class Message(msgspec.Struct, frozen=True):
 class Conversation(msgspec.Struct, frozen=True):
     """A conversation for a list."""
 
-    id: str
+    id: str  # the other's address until the node took the first message
     title: str  # the other member's address
     unread: int = 0
     last_text: str = ""

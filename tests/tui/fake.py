@@ -36,17 +36,18 @@ class FakeClient:
     # -- what the terminal client calls
 
     async def conversations(self) -> list[Conversation]:
-        return list(self.rooms.values())
+        return [*self.rooms.values(), *(self._waiting(address) for address in self._begun())]
 
     async def messages(self, conversation: str, before: int | None = None, limit: int = 200) -> list[Message]:
-        log = self.logs.get(conversation, [])
+        room = next((room for room, c in self.rooms.items() if c.title == conversation), conversation)
+        log = self.logs.get(room, [])
         return [m for m in log if before is None or m.stamp < before][-limit:]
 
     async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-        # As the real one: the first message to an address has no conversation until the node took it.
+        # As the real one: until the node took the first message, the address stands for the conversation.
         known = (room for room, c in self.rooms.items() if to in (room, c.title))
         room = next(known, to)
         self.logs.setdefault(room, [])
@@ -144,12 +145,19 @@ class FakeClient:
 
     def _begin(self, key: str) -> None:
         """The first accepted message makes the conversation."""
-        for address in [room for room in self.logs if room not in self.rooms and self.logs[room]]:
+        for address in self._begun():
             if any(m.key == key for m in self.logs[address]):
                 waiting = self.logs.pop(address)
                 room = self.add_room(address, last_text=waiting[-1].text, last_stamp=waiting[-1].stamp)
                 self.logs[room].extend(msgspec.structs.replace(m, conversation=room) for m in waiting)
                 self._news.put_nowait(Change("conversation", conversation=self.rooms[room]))
+
+    def _begun(self) -> list[str]:
+        return [room for room, log in self.logs.items() if log and "~" not in room]
+
+    def _waiting(self, address: str) -> Conversation:
+        last = self.logs[address][-1]
+        return Conversation(address, address, last_text=last.text, last_stamp=last.stamp)
 
     def _store(self, message: Message) -> None:
         log = self.logs[message.conversation]

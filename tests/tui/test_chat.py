@@ -79,6 +79,34 @@ async def test_what_could_not_be_sent_is_not_lost() -> None:
         await until(pilot, lambda: "not sent: the disk is full" in screen(app))
 
 
+async def test_writing_on_at_once_after_enter_mixes_nothing() -> None:
+    client = FakeClient()
+    client.add_room("bob@b.test")
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.focused is app.pane.composer)
+        for key in ("a", "enter", "b", "enter", "c"):  # as they come over a slow line: all at once
+            app.post_message(events.Key(key, key if len(key) == 1 else "\r"))
+        await until(pilot, lambda: app.pane.composer.text == "c")
+        await until(pilot, lambda: [m.text for m in client.sent] == ["a", "b"])
+
+
+async def test_letters_go_to_the_input_from_wherever_the_focus_is() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["hello"])
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "hello" in screen(app))
+        app.pane.listed.focus()
+        await until(pilot, lambda: app.focused is app.pane.listed)
+        await pilot.press(*"ok ")
+        app.pane.timeline.focus()
+        await until(pilot, lambda: app.focused is app.pane.timeline)
+        await pilot.press("k", *"hi")
+        assert app.pane.composer.text == "ok hi"  # k selects a message
+        assert app.focused is app.pane.composer
+
+
 @pytest.mark.parametrize("key", sorted(NEWLINE_KEYS))
 async def test_new_line_keys(key: str) -> None:
     client = FakeClient()
@@ -104,6 +132,17 @@ async def test_a_paste_is_one_post() -> None:
         assert client.sent == []
         await pilot.press("enter")
         await until(pilot, lambda: [m.text for m in client.sent] == ["one\ntwo\nthree"])
+
+
+async def test_a_long_paste_is_not_cut() -> None:
+    client = FakeClient()
+    client.add_room("bob@b.test")
+    app = ChatApp(client)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.focused is app.pane.composer)
+        pasted = "\n".join(str(n) for n in range(20_000))
+        app.pane.composer.post_message(events.Paste(pasted))
+        await until(pilot, lambda: app.pane.composer.text == pasted)
 
 
 async def test_foreign_text_is_harmless_on_the_screen() -> None:
@@ -183,6 +222,43 @@ async def test_writing_to_a_new_address_opens_the_room() -> None:
         assert len(app.pane.timeline.rows.messages) == 2
 
 
+async def test_a_first_message_that_waits_is_in_the_list_after_a_restart() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["from bob"])
+    client.now_ms += 1000
+    key = (await client.send("eve@e.test", "are you there?")).key
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: [c.title for c in app.pane.conversations] == ["eve@e.test", "bob@b.test"])
+        await until(pilot, lambda: app.pane.room.title == "eve@e.test" and "queued" in screen(app))
+        await pilot.press(*"draft", "alt+down")
+        await until(pilot, lambda: app.pane.room.title == "bob@b.test")
+        client.step(key, "accepted")
+        await until(pilot, lambda: "alice@a.test~eve@e.test" in [c.id for c in app.pane.conversations])
+        assert [c.title for c in app.pane.conversations] == ["eve@e.test", "bob@b.test"]
+        await pilot.press("alt+up")
+        await until(pilot, lambda: app.pane.composer.text == "draft" and "at my node" in screen(app))
+
+
+async def test_a_waiting_conversation_becomes_real_without_a_jump() -> None:
+    client = FakeClient()
+    keys = [(await client.send("eve@e.test", f"waits {n}.")).key for n in range(60)]
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: "waits 59." in screen(app))
+        await pilot.press(*"draft", "pageup", "pageup")
+        await until(pilot, lambda: not app.pane.timeline.at_bottom)
+        before = [row[28:90] for row in screen(app).splitlines()[2:18]]
+        client.step(keys[0], "accepted")
+        await until(pilot, lambda: app.pane.room.id == "alice@a.test~eve@e.test")
+        await pilot.pause()
+        assert [row[28:90] for row in screen(app).splitlines()[2:18]] == before
+        assert [c.id for c in app.pane.conversations] == ["alice@a.test~eve@e.test"]
+        assert app.pane.listed.highlighted == 0
+        assert app.pane.composer.text == "draft"
+        assert len(app.pane.timeline.rows.messages) == 60
+
+
 async def test_rooms_by_key_and_drafts_stay_with_them() -> None:
     client = FakeClient()
     for name in ("bob", "carol"):
@@ -249,6 +325,7 @@ async def test_two_people_side_by_side() -> None:
         assert right.reads == []  # nobody is on that side yet
         await pilot.press("tab")
         await until(pilot, lambda: app.focused is app.panes[1].composer)
+        assert app.pane is app.panes[1]
         await until(pilot, lambda: right.reads)
         await pilot.press("ctrl+o")
         await until(pilot, lambda: app.focused is app.panes[0].composer)
@@ -262,7 +339,7 @@ async def test_two_who_never_spoke_can_start_at_once() -> None:
         await pilot.press("tab", *"draft", "tab", *"hi", "enter")
         await until(pilot, lambda: left.sent and "queued" in screen(app))
         right.receive(right.add_room("alice@a.test"), "hi")
-        await until(pilot, lambda: app.panes[1].room.id is not None and screen(app).count("hi") >= 2)
+        await until(pilot, lambda: app.panes[1].room.conversation is not None and screen(app).count("hi") >= 2)
         assert app.panes[1].composer.text == "draft"
         assert app.focused is app.panes[0].composer
 
