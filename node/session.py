@@ -206,6 +206,7 @@ class Session:
         finally:
             self._proving = False
         self.node.strangers.discard(self)
+        self._channel.trust()
         return found  # type: ignore[no-any-return]
 
     def _answer(self, request: int, size: int, outcome: Any) -> None:

@@ -207,10 +207,10 @@ class Receive:
         if stored is None:
             return []
         if event_id(stored.header) != other:
-            if not self._lies(signed, seq, key):
-                return []  # bytes that the origin never signed prove nothing, and would only fill the disk
-            view.put(rows.Evidence(other, self._log.key, seq, signed.header, signed.signature, context.now_ms))
-            view.hint("evidence", self.peer)
-        elif stored.refused:
+            if self._lies(signed, seq, key):  # else it proves nothing, and would only fill the disk
+                view.put(rows.Evidence(other, self._log.key, seq, signed.header, signed.signature, context.now_ms))
+                view.hint("evidence", self.peer)
+            return [Verdict(seq, "refused", "equivocation", "another event was received under this number before")]
+        if stored.refused:
             return [Verdict(seq, "refused", stored.refused, "refused when it was first offered")]
         return []

@@ -1,18 +1,22 @@
 """The message's way through the real store: each command, alone and many at once."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from federation.identity import Chain, NodeKey, encode_chain, rotate
-from federation.ids import Log, User, direct_conversation, notice_conversation, to_text
+from federation.ids import Log, User, direct_conversation, from_text, notice_conversation, to_text
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.api import ApiError, Done
 from node.core import rows
+from node.core.context import Context
 from node.core.peers import ChangePeer, MeetPeer
 from node.core.people import AddAccount, AddDevice, AddInvite, ChangeAccount, ChangeDevice, RevokeInvite
-from node.core.progress import Acknowledge, Consent, PeerAcked, Seen
+from node.core.progress import Acknowledge, Consent, PeerAcked, Seen, receipts_arrived
 from node.core.receive import Receive
+from node.core.view import Key, View
 from node.storage import reads
 from tests.contract.bench import DEVICE, NOW_MS, Bench, Far, Put
 
@@ -322,3 +326,38 @@ async def test_a_node_cannot_be_called_like_another_nodes_id(bench: Bench) -> No
     far = Far()
     met = await bench.do(MeetPeer(far.node, to_text(b"v" * 32), encode_chain(far.chain), ()))
     assert met.name == ""
+
+
+async def test_only_later_with_gap_makes_a_log_be_offered_again(bench: Bench) -> None:
+    """Else a peer would have everything sent to it again for each of its small answers, without a pause."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    sent = await bench.do(bench.send("k", User(far.node, "bob")))
+    log = bench.context_log(from_text(sent.conversation, 32))
+    await bench.do(PeerAcked(far.node, LogAck(*log, 1)))
+    assert await bench.do(PeerAcked(far.node, LogAck(*log, 0, (Verdict(1, "refused", "gap"),)))) == 1
+
+
+async def test_a_receipt_about_notices_is_ignored(bench: Bench) -> None:
+    """Their members are two nodes: there is no user to show it to."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    await bench.do(Receive(far.node, far.segment(bench.user("alice"), [b"1"])))
+    await acknowledge(bench, "alice")
+    receipt = Receipt(notice_conversation(bench.context.node, far.node), bench.context.incarnation, "", 1, 1)
+    await bench.do(Told(far.node, (receipt,)))
+    assert await bench.get(rows.Mailbox, "") is None
+
+
+@dataclass(frozen=True)
+class Told:
+    peer: bytes
+    receipts: tuple[Receipt, ...]
+
+    def keys(self, context: Context) -> Iterable[Key]:
+        return ()
+
+    def decide(self, view: View, context: Context) -> None:
+        receipts_arrived(view, context, self.peer, self.receipts)

@@ -12,6 +12,7 @@ import pytest
 from federation.dialer import Dialer
 from federation.identity import split_host_port
 from federation.ids import to_text
+from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX
 from node import api
 from node.api import ApiError
 from node.client import channels
@@ -329,3 +330,28 @@ async def test_strangers_cannot_take_every_place(tmp_path: Path) -> None:
         await strangers[0].login("alice")
         await (await knock()).hello()
         assert await refused(await knock()) == "busy"
+
+
+async def test_a_stranger_over_quic_has_a_strangers_window(tmp_path: Path) -> None:
+    async with Node.open(listening(tmp_path)) as node, Dialer() as dialer:
+        await node.create_user("alice", "pw")
+        channel = await dialer.dial(node.config.listen_at or ("", 0), api.ALPN)
+        client = await Client(channel).hello()
+        channel.trust()
+        await client.login("alice")
+        await client.auth()
+        body = bytes(api.BODY_BYTES_MAX)
+        assert (await client.send("alice@a.test", body)).seq == 1  # a longer frame than strangers may send
+        quiet = await dialer.dial(node.config.listen_at or ("", 0), api.ALPN)
+        await Client(quiet).hello()
+        sending = asyncio.ensure_future(quiet.send(bytes(FRAME_BYTES_MAX)))
+        await client.ask(api.Ping)
+        (held,) = node.strangers
+        async with asyncio.timeout(WAIT_S):
+            while held._channel._fed_bytes < HELLO_BYTES_MAX:  # type: ignore[attr-defined]
+                await client.ask(api.Ping)
+        for _ in range(50):  # and no more comes
+            await client.ask(api.Ping)
+        assert len(held._channel._partial) <= HELLO_BYTES_MAX  # type: ignore[attr-defined]
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
