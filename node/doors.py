@@ -1,6 +1,7 @@
 """Opens what a node listens on: the UDP endpoint, the TCP port, the admin socket."""
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 from federation import wire
@@ -38,7 +39,9 @@ async def open_doors(node: "Node") -> None:
             await web.open(host, port)
     except OSError as error:
         kind = BusyPort if error.errno == errno.EADDRINUSE else CannotListen
-        raise kind(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        number = error.errno or 0  # below zero: of a name that does not resolve
+        words = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise kind(f"cannot listen on {host}:{port}: {words}") from None
 
     async def dial(address: str, timeout: float) -> Channel:
         return await endpoint.dial(split_host_port(address), wire.ALPN, timeout)

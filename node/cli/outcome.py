@@ -100,6 +100,7 @@ _NEXT = {
     "bad_request": "correct the value",
     "storage_full": "the administrator has to free disk space; then try again",
 }
+_ADMIN_NEXT = {"conflict": "compare the node's link with its administrator"}
 _ADMIN_EXITS = {
     "unreachable": Exit.UNREACHABLE, "store_unusable": Exit.STORE, "store_failed": Exit.STORE,
     "data_dir_in_use": Exit.STORE, "newer_database": Exit.STORE, "key_exposed": Exit.STORE,
@@ -118,7 +119,8 @@ def explain(error: BaseException) -> Problem:
     if _is(error, "node.api", "ApiError") or _is(error, "node.admin", "AdminError"):
         code, message = str(getattr(error, "code", "failed")), str(getattr(error, "message", error))
         exit = _ADMIN_EXITS.get(code, Exit.REFUSED)
-        return Problem(exit, code, message, _NEXT.get(code) or _retry_hint(code))
+        hints = _NEXT | _ADMIN_NEXT if _is(error, "node.admin", "AdminError") else _NEXT
+        return Problem(exit, code, message, hints.get(code) or _retry_hint(code))
     for module, name, exit, code, hint in KNOWN:
         if _is(error, module, name):
             return Problem(exit, code, str(error), hint)

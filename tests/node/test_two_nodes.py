@@ -1,16 +1,20 @@
 """Two nodes over real QUIC: delivered once, refused with a reason, waiting with an explanation."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from federation.identity import NodeKey, NodeLink, check_chain, new_chain
+from federation.ids import to_text
 from node import api
 from node.admin import AdminError, call
 from node.api import ApiError
+from node.client import NodeKeyError
+from node.client import connect as dial_node
 from node.config import Federation
 from node.node import Node
-from tests.node.helpers import again, befriend, connect, listening, two_nodes
+from tests.node.helpers import again, befriend, config, connect, listening, two_nodes
 
 
 async def test_a_message_and_its_receipts_cross(tmp_path: Path) -> None:
@@ -181,6 +185,38 @@ async def test_a_name_stays_bound_to_its_key(tmp_path: Path) -> None:
             assert refused.value.code == "conflict"
         await call(a.config, "peer.remove", {"node": "b.test"})
         await call(a.config, "peer.add", {"link": str(NodeLink(other, "b.test", b.us.addresses))})
+
+
+async def test_another_key_under_a_known_name_and_port_gets_nothing(tmp_path: Path) -> None:
+    settings = listening(tmp_path, "b.test")
+    async with Node.open(listening(tmp_path, "a.test")) as a:
+        await a.create_user("alice", "pw")
+        async with Node.open(settings) as b:
+            await b.create_user("bob", "pw")
+            await befriend(a, b)
+            link = b.link
+        impostor = config(tmp_path / "elsewhere", "b.test", listen=settings.listen)
+        async with Node.open(impostor) as other:
+            await other.create_user("bob", "pw")
+            await call(impostor, "peer.add", {"link": str(a.link)})
+            alice, bob = await connect(a, "alice"), await connect(other, "bob")
+            sent = await alice.send("bob@b.test", b"for the real one")
+            async with asyncio.timeout(20):
+                while "another node's key answered" not in (await alice.ask(api.GetWhy, sent.event)).hops[-1].detail:
+                    await alice.pump()  # a light, before each try and after it
+            (peer,) = (p for p in (await call(a.config, "status", {}))["peers"] if p["name"] == "b.test")
+            assert (peer["node"], peer["link"]) == (to_text(link.node), "down")
+            assert "another node's key answered" in peer["reason"]
+            assert (await alice.ask(api.GetState, sent.event)).to[0].state == "accepted"
+            with pytest.raises(AdminError, match="bound to another node's key") as refused:
+                await call(a.config, "peer.add", {"link": str(other.link)})
+            assert refused.value.code == "conflict"
+            with pytest.raises(NodeKeyError, match="another node's key"):
+                await dial_node(link)
+            assert not [i for i in bob.items if isinstance(i, api.Message)]
+        async with Node.open(settings) as b:
+            bob = await connect(b, "bob")
+            await bob.message(b"for the real one")
 
 
 async def test_an_added_peer_is_known_at_once(tmp_path: Path) -> None:
