@@ -35,7 +35,7 @@ from node.session import Session
 from node.storage import reads
 from node.storage.migrate import NewerDatabase as _NewerSchema
 from node.storage.migrate import migrate
-from node.storage.runner import Runner, open_runner, said
+from node.storage.runner import Runner, open_runner, said, store_name
 from node.storage.writer import Store, StoreFailed
 from node.system import System
 
@@ -64,7 +64,7 @@ class Node:
         self.store: Store
         self.host: Host
         self.service: Service
-        self.store_text = ""
+        self.store_text, self.store_name = "", store_name(config.database_url)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._clients: list[Client] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
@@ -80,7 +80,14 @@ class Node:
         held = lock(config.data_path)
         try:
             node_keys = open_keys(config.data_path)
-            node = cls(config, node_keys, system or System(), open_runner(config.database_url))
+            try:
+                runner = open_runner(config.database_url)
+            except ModuleNotFoundError as error:
+                raise StoreUnusable(
+                    f"the store {store_name(config.database_url)} needs the package {error.name}; "
+                    "install it, or roost with its extra `postgres`"
+                ) from None
+            node = cls(config, node_keys, system or System(), runner)
             node.authenticate = authenticate
             try:
                 await node.start(None)
@@ -99,9 +106,9 @@ class Node:
         try:
             store_id = await self._runner.write(self._first_look)
         except _NewerSchema as error:
-            raise NewerDatabase(f"the store of {self.config.name}: {error}; install the newer version") from None
+            raise NewerDatabase(f"the store {self.store_name}: {error}; install the newer version") from None
         except Exception as error:
-            raise StoreUnusable(f"the store in {self.config.data_path} cannot be opened: {said(error)}") from error
+            raise StoreUnusable(f"the store {self.store_name} cannot be opened: {said(error)}") from error
         self.store_text = to_text(store_id)
         context = Context(
             self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
@@ -130,7 +137,10 @@ class Node:
             connection.execute(TABLES[rows.Meta].insert(), values)
         elif reads.meta(connection, "node") != self.us.node:
             # Its users, logs and peers belong to that identity: under another one nothing here would hold.
-            raise ValueError(f"it belongs to another node key than {keys.FILE}; restore that file from your backup")
+            raise ValueError(
+                f"it belongs to another node key than {keys.FILE}; restore that file from your backup, "
+                "or give this node a store of its own"
+            )
         return found
 
     def own(self, work: "Any", name: str) -> "asyncio.Task[Any]":

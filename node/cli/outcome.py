@@ -80,7 +80,7 @@ KNOWN: tuple[tuple[str, str, Exit, str, str], ...] = (
      "install the newer roost, or restore a backup"),
     ("node.errors", "KeyExposed", Exit.STORE, "key_exposed", "`chmod 600` the key file, then start again"),
     ("node.errors", "StoreUnusable", Exit.STORE, "store_unusable",
-     "check disk space and the folder's permissions"),
+     "check disk space and permissions, or the server of the `database` setting"),
     ("node.errors", "NodeFailed", Exit.STORE, "store_failed",
      "check the disk, then start again; nothing accepted is lost"),
     ("node.errors", "NodeError", Exit.STORE, "node_error", "read the log above"),

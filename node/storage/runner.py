@@ -173,6 +173,12 @@ def said(error: BaseException) -> str:
     return " ".join(str(cause).split()) or type(error).__name__
 
 
+def store_name(database: str) -> str:
+    """What people may read of a store's URL."""
+    url = make_url(database)
+    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+
+
 def open_runner(database: str) -> Runner:
     """By URL: `sqlite:///PATH` or `postgresql+asyncpg://...`."""
     url = make_url(database)

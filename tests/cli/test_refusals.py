@@ -41,7 +41,7 @@ def newer(made: Path) -> tuple[str, ...]:
     database.execute("UPDATE schema_version SET version_num = '9999'")
     database.commit()
     database.close()
-    return "the store of a.test", "9999", "install the newer"
+    return "roost.db", "9999", "install the newer"
 
 
 def exposed(made: Path) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ def exposed(made: Path) -> tuple[str, ...]:
 
 def damaged(made: Path) -> tuple[str, ...]:
     (made.parent / "data" / "roost.db").write_bytes(b"no database" * 1000)
-    return "data cannot be opened: file is not a database", "check disk space"
+    return "roost.db cannot be opened: file is not a database", "check disk space"
 
 
 def lost_key(made: Path) -> tuple[str, ...]:

@@ -68,10 +68,12 @@ class Box:
         for name in list(self.served):
             self.stop(name, signal.SIGKILL)
 
-    def pair(self) -> None:
-        """a.test with alice and b.test with bob, accepted by each other, both logged in."""
+    def pair(self, **databases: str) -> None:
+        """a.test with alice and b.test with bob, accepted by each other, both logged in; `a=URL` where not SQLite."""
         for name in ("a.test", "b.test"):
-            self.good("init", self.conf(name).parent, "--name", name, "--listen", f"127.0.0.1:{free_port()}")
+            url = databases.get(name[0])
+            more = ["--set", f"database={url}"] if url else []
+            self.good("init", self.conf(name).parent, "--name", name, "--listen", f"127.0.0.1:{free_port()}", *more)
             self.serve(name)
             self.links[name] = self.good("link", "-c", self.conf(name)).split()[-1]
         self.good("peer", "add", self.links["b.test"], "-c", self.conf("a.test"))

@@ -52,7 +52,24 @@ def test_two_people_with_two_devices_each_while_a_node_is_stopped(box: Box) -> N
 
 @pytest.mark.timeout(240)
 def test_kill_9_of_either_node_during_a_stream_of_2000_messages(box: Box) -> None:
-    count = 2000
+    stream_with_kills(box, 2000, {200: "b.test", 600: "a.test", 1000: "b.test", 1400: "a.test"})
+
+
+@pytest.mark.postgres
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_the_same_stream_with_one_node_on_postgres(tmp_path: Path, empty_postgres: str, side: str) -> None:
+    box = Box(tmp_path)
+    try:
+        box.pair(**{side: empty_postgres})
+        stream_with_kills(box, 1000, {200: "b.test", 400: "a.test", 600: "b.test", 800: "a.test"})
+        assert not list((tmp_path / f"{side}.test").rglob("roost.db*"))  # it was not SQLite after all
+    finally:
+        box.close()
+
+
+def stream_with_kills(box: Box, count: int, kills: dict[int, str]) -> None:
+    """Alice sends to Bob line by line; a node is killed and served again whenever so many were accepted."""
     lines = "".join(f"m{i}\n" for i in range(count))
     argv = box.argv("send", "bob@b.test", "-", "--profile", "alice", "--wait", "accepted", "--timeout", "150", "--json")
     sender = subprocess.Popen(argv, env=box.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -61,7 +78,6 @@ def test_kill_9_of_either_node_during_a_stream_of_2000_messages(box: Box) -> Non
     sender.stdin.write(lines)
     sender.stdin.close()
     out = []
-    kills = {200: "b.test", 600: "a.test", 1000: "b.test", 1400: "a.test"}
     for number, line in enumerate(sender.stdout):
         out.append(line)
         if (name := kills.get(number)) is not None:

@@ -83,6 +83,10 @@ def test_a_config_made_in_code_needs_no_port() -> None:
         ({"listen": "7701"}, "listen: '7701' is not HOST:PORT"),
         ({"advertise": ["x"]}, "advertise: 'x' is not HOST:PORT"),
         ({"database": "sqlite:///x"}, "database: expected a postgresql+asyncpg:// URL"),
+        ({"database": "postgresql+asyncpg://"}, "database: expected a host and a database"),
+        ({"database": "postgresql+asyncpg://u:secret@db"}, "database: expected a host and a database"),
+        ({"database": "postgresql+asyncpg:///roost"}, "database: expected a host and a database"),
+        ({"database": "postgresql+asyncpg://u@db:port/roost"}, "database: expected a host and a database"),
         ({"data_dir": ""}, "data_dir: Expected `str` of length >= 1"),
         ({"registration": "public"}, "registration: Invalid enum value 'public'"),
         ({"link": {"ping_ms": 1}}, "link: Expected `int` >= 100 - at `$.ping_ms`"),
@@ -92,6 +96,15 @@ def test_a_config_made_in_code_is_checked_too(settings: dict[str, object], words
     with pytest.raises(ConfigError) as caught:
         Config(**({"name": "lab.example"} | settings))  # type: ignore[arg-type]
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["u:p%40@db/roost", "db/roost", "u@[2001:db8::7]:5432/roost", "u:a/b@db:5432/r?ssl=require", "/r?host=/run/pg"],
+)
+def test_databases_that_are_understood(rest: str) -> None:
+    url = f"postgresql+asyncpg://{rest}"
+    assert Config(name="lab.example", database=url).database_url == url
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:

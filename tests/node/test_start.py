@@ -5,6 +5,7 @@ import gc
 import os
 import socket
 import sqlite3
+import sys
 import threading
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from node.api import ApiError
 from node.errors import BusyPort, CannotListen, DataDirInUse, KeyExposed, NewerDatabase, NodeFailed, StoreUnusable
 from node.keys import create
 from node.node import Node
-from tests.node.helpers import config, connect, listening, stranger
+from tests.node.helpers import config, connect, free_port, listening, stranger
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
@@ -102,6 +103,25 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match="cannot be opened"):
         async with Node.open(config(tmp_path)):
             pass
+
+
+async def test_a_database_server_that_is_not_there(tmp_path: Path) -> None:
+    database = f"postgresql+asyncpg://roost:secret@127.0.0.1:{free_port()}/roost"
+    with pytest.raises(
+        StoreUnusable, match=r"roost:\*\*\*@127.0.0.1.* cannot be opened: .*Connect call failed"
+    ) as refused:
+        async with Node.open(config(tmp_path, database=database)):
+            pass
+    assert "secret" not in str(refused.value)
+
+
+async def test_a_driver_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(StoreUnusable, match="needs the package asyncpg; install it, or roost with its extra"):
+        async with Node.open(config(tmp_path, database="postgresql+asyncpg://u:secret@127.0.0.1/roost")):
+            pass
+    async with Node.open(config(tmp_path)):  # the folder is free again
+        pass
 
 
 async def test_files_are_private(tmp_path: Path) -> None:
