@@ -108,7 +108,7 @@ class Node:
         lock = _lock(config.data_path)
         try:
             node_keys = _keys(config.data_path)
-            database = config.database or f"sqlite:///{config.data_path / 'roost.db'}"
+            database = config.database or f"sqlite:///{_private(config.data_path / 'roost.db')}"
             node = cls(config, node_keys, system or System(), open_runner(database))
             node.authenticate = authenticate
             try:
@@ -360,6 +360,12 @@ def _lock(data_dir: Path) -> int:
         os.close(handle)
         raise DataDirInUse(f"{data_dir} is in use by another process; stop that one first") from None
     return handle
+
+
+def _private(database: Path) -> Path:
+    """SQLite gives its WAL the mode of the database; the folder may be one that others can enter."""
+    os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o600))
+    return database
 
 
 def _keys(data_dir: Path) -> keys.NodeKeys:
