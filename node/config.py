@@ -29,6 +29,9 @@ DATABASE = re.compile(
 )
 
 
+DATABASE = "roost.db"  # in the data directory
+
+
 class ConfigError(ValueError):
     """A setting is wrong; the text says where, what, and what to write instead."""
 
@@ -167,7 +170,7 @@ class Config(Section, frozen=True):
     @property
     def database_url(self) -> str:
         """Where the store is, as SQLAlchemy spells it."""
-        return self.database or f"sqlite:///{self.data_path / 'roost.db'}"
+        return self.database or f"sqlite:///{self.data_path / DATABASE}"
 
     @property
     def listen_at(self) -> tuple[str, int] | None:

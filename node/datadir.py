@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from node import keys
+from node.config import DATABASE
 from node.errors import DataDirInUse, KeyExposed, StoreUnusable
 
 
@@ -20,11 +21,16 @@ def lock(data_dir: Path) -> int:
     return handle
 
 
+def private(data_dir: Path) -> None:
+    """SQLite gives its WAL the mode of the database; the folder may be one that others can enter."""
+    os.close(os.open(data_dir / DATABASE, os.O_RDWR | os.O_CREAT, 0o600))
+
+
 def open_keys(data_dir: Path) -> keys.NodeKeys:
     try:
         return keys.load(data_dir)
     except FileNotFoundError:
-        if (data_dir / "roost.db").exists():
+        if (data_dir / DATABASE).exists():
             raise StoreUnusable(f"{data_dir / keys.FILE} is missing; restore it from your backup") from None
         return keys.create(data_dir)
     except keys.KeyExposed as error:

@@ -26,7 +26,7 @@ from node.core.context import Context
 from node.core.people import AddAccount
 from node.core.progress import CloseNotices
 from node.core.view import Hint
-from node.datadir import lock, open_keys
+from node.datadir import lock, open_keys, private
 from node.directory import Directory, conversation_id
 from node.errors import NewerDatabase, NodeError, NodeFailed, StoreUnusable
 from node.explain import explain
@@ -80,6 +80,8 @@ class Node:
         held = lock(config.data_path)
         try:
             node_keys = open_keys(config.data_path)
+            if not config.database:
+                private(config.data_path)
             try:
                 runner = open_runner(config.database_url)
             except ModuleNotFoundError as error:

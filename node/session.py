@@ -43,6 +43,7 @@ class Session:
         self.nonce = node.system.random(32)
         self.device: rows.Device | None = None
         self._out: list[bytes] = []
+        self._lights: dict[str, api.PeerLight] = {}  # to be told, the newest of each: old ones are of no use
         self._out_wake = asyncio.Event()
         self._writer: asyncio.Future[None]  # ends before `run` does only if the channel broke
         self._deadline: asyncio.Timeout  # of the hello, then of the login, then none
@@ -133,7 +134,8 @@ class Session:
         while True:
             await self._out_wake.wait()
             self._out_wake.clear()
-            frames, self._out = self._out, []
+            frames, self._out = [*self._out, *map(self._codec.encode, self._lights.values())], []
+            self._lights.clear()
             self._room.set()
             if frames:
                 await self._channel.send(*frames)
@@ -286,7 +288,7 @@ class Session:
 
     def _start_feed(self) -> None:
         for name, (state, since) in self.node.lights.items():
-            self._push(api.PeerLight(name, state, since))  # type: ignore[arg-type]
+            self.light(name, state, since)
         task = asyncio.ensure_future(self._feed())
         self._tasks.add(task)
         task.add_done_callback(self._feed_done)
@@ -354,7 +356,8 @@ class Session:
 
     # --- told by the node ---------------------------------------------------------------------------------------------
     def light(self, name: str, state: str, since: int) -> None:
-        self._push(api.PeerLight(name, state, since))  # type: ignore[arg-type]
+        self._lights[name] = api.PeerLight(name, state, since)  # type: ignore[arg-type]
+        self._out_wake.set()
 
     def end(self, code: str, reason: str) -> None:
         """Say goodbye and close: a revoked device, a disabled account, a node that stops."""

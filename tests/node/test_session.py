@@ -355,3 +355,17 @@ async def test_a_stranger_over_quic_has_a_strangers_window(tmp_path: Path) -> No
         assert len(held._channel._partial) <= HELLO_BYTES_MAX  # type: ignore[attr-defined]
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_lights_do_not_pile_up_for_a_client_that_does_not_read(node: Node) -> None:
+    """A peer can make its link go up and down as often as it likes, and every client is told."""
+    alice = await connect(node, "alice")
+    (session,) = node.sessions["alice"]
+    await alice.post(api.Ping)
+    for number in range(20_000):
+        session.light("b.test", "up" if number % 2 else "down", number)
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+    assert len(session._out) + len(session._lights) < 10
+    while not alice.lights or alice.lights[-1].since != 19_999:
+        await alice.pump()
