@@ -156,7 +156,10 @@ class ChatPane(Container):
         room = self.room
         self.listed.show(self.conversations, room.id)
         title = text.name(room.title) if room.title else "No conversation yet. Ctrl+K and an address starts one."
-        self.query_one(".room", Static).update(title)
+        below = 0 if self.timeline.at_bottom else room.unread
+        elsewhere = sum(1 for c in self.conversations if (c.unread or c.request) and c.id != room.id)
+        told = model.header(title, below, elsewhere if self.has_class("narrow") else 0)
+        self.query_one(".room", Static).update(told)
         self.request_bar.who = room.title
         had_bar = self.request_bar.display
         self.request_bar.display = room.is_request
@@ -189,6 +192,7 @@ class ChatPane(Container):
 
     def on_resize(self) -> None:
         self.set_class(self.size.width < NARROW_CELLS, "narrow")
+        self._draw_frame()  # the header stands in for the list
 
     # -- being read
 
@@ -325,14 +329,8 @@ class ChatPane(Container):
     async def _send(self, room: Room, body: str) -> None:
         assert room.id is not None
         sent = await self.bridge.send(room.id, body)
-        if sent is None:  # nothing is lost: it goes back to where it was written
-            if room is not self.room:
-                draft = self._drafts.get(room.title, "")
-                self._drafts[room.title] = f"{body}\n{draft}" if draft else body
-            elif self.composer.text:
-                self.composer.insert(f"{body}\n", (0, 0))
-            else:
-                self.composer.insert(body)
+        if sent is None:  # nothing is lost
+            self._put_back(room, body)
             return
         if room is self.room:
             if self.timeline.message_at(sent.key) is None:  # its first change may be here already, and be newer
@@ -340,11 +338,22 @@ class ChatPane(Container):
             self.timeline.to_end()
         self._refresh_list()
 
+    def _put_back(self, room: Room, body: str) -> None:
+        """A message that is none goes to where it was written, before what is being written there now."""
+        if room is not self.room:
+            draft = self._drafts.get(room.title, "")
+            self._drafts[room.title] = f"{body}\n{draft}" if draft else body
+        elif self.composer.text:
+            self.composer.insert(f"{body}\n", (0, 0))
+        else:
+            self.composer.insert(body)
+
     def on_key(self, event: events.Key) -> None:
         """A letter that is no key where the focus is: writing is meant."""
         is_free = event.is_printable and event.key not in self.screen.active_bindings
         if event.character is not None and is_free and self.composer.display:
             event.stop()
+            self.timeline.selected = None
             self.composer.focus(scroll_visible=False)
             self.composer.insert(event.character)
 
@@ -364,6 +373,19 @@ class ChatPane(Container):
             self.run_worker(self.bridge.retry(event.message.key), group="send")
         else:
             self.app.notify("Only a message that failed can be retried.", markup=False)
+
+    def on_timeline_take_back_wanted(self, event: Timeline.TakeBackWanted) -> None:
+        self.run_worker(self._take_back(self.room, event.message), group="send")
+
+    async def _take_back(self, room: Room, message: Message) -> None:
+        if not (message.mine and await self.bridge.withdraw(message.key)):
+            self.app.notify("It has left this device.", markup=False)
+            return
+        if room is self.room:
+            self.timeline.drop(message.key)
+            self.timeline.selected = None
+            self.focus_input()
+        self._put_back(room, message.text)
 
     async def on_request_bar_accepted(self) -> None:
         if self.room.id is not None and await self.bridge.accept(self.room.id):

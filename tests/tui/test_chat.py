@@ -57,6 +57,35 @@ async def test_a_failed_message_says_why_and_can_be_retried() -> None:
         await until(pilot, lambda: app.focused is app.pane.composer)
 
 
+async def test_a_failed_message_can_be_taken_back_to_the_input() -> None:
+    client = FakeClient()
+    client.history(client.add_room("bob@b.test"), ["hello"])
+    key = (await client.send("nobody@b.test", "typo")).key
+    client.step(key, "failed", "b.test has no user nobody")
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(pilot, lambda: len(app.pane.conversations) == 2)
+        app.pane.open("nobody@b.test")
+        await until(pilot, lambda: "not sent" in screen(app))
+        await pilot.press("up", "e")
+        await until(pilot, lambda: app.pane.composer.text == "typo" and "not sent" not in screen(app))
+        await until(pilot, lambda: [c.title for c in app.pane.conversations] == ["bob@b.test"])
+        assert app.focused is app.pane.composer
+        assert app.pane.timeline.rows.messages == []
+
+
+async def test_what_left_cannot_be_taken_back() -> None:
+    client = FakeClient()
+    room = client.add_room("bob@b.test")
+    client.history(room, ["sent"], client.address)
+    app = ChatApp(client)
+    async with app.run_test(size=(100, 24), notifications=True) as pilot:
+        await until(pilot, lambda: "sent" in screen(app))
+        await pilot.press("up", "e")
+        await until(pilot, lambda: "It has left this device." in screen(app))
+        assert "▸ sent" in screen(app)  # a notice never lies over the newest message or the input
+
+
 async def test_copy_goes_to_the_clipboard_clean() -> None:
     client = FakeClient()
     client.history(client.add_room("bob@b.test"), ["a\x1b[31mb"])
@@ -284,6 +313,8 @@ async def test_a_narrow_terminal_hides_the_list() -> None:
     async with app.run_test(size=(59, 20)) as pilot:
         await until(pilot, lambda: "hello" in screen(app))
         assert not app.pane.listed.display
+        client.receive(client.add_room("carol@b.test"), "psst")
+        await until(pilot, lambda: "bob@b.test  +1 unread (Alt+A)" in screen(app))
         await pilot.resize_terminal(90, 20)
         await until(pilot, lambda: app.pane.listed.display)
 

@@ -76,6 +76,7 @@ async def test_what_arrives_does_not_move_what_you_read() -> None:
         await until(pilot, lambda: len(app.pane.timeline.rows.messages) == 152)
         assert [row[28:70] for row in screen(app).splitlines()[2:18]] == [row[28:70] for row in before]
         assert client.reads == []
+        await until(pilot, lambda: "bob@b.test  ↓ 2 new" in screen(app))
         await pilot.press("alt+end")
         await until(pilot, lambda: "new at the bottom" in screen(app) and client.reads == [room])
         client.receive(room, "and one more")
