@@ -86,6 +86,18 @@ async def test_a_refused_first_message_stays_where_it_was_written(node: FakeNode
     assert [(c.id, c.last_text) for c in await client.conversations()] == [(BOB, "x")]
 
 
+async def test_writing_to_somebody_declined_shows_them_again(node: FakeNode, open_client: Open) -> None:
+    await node.push(message(1), api.ConversationState(CONVERSATION, BOB, "declined"))
+    client = await open_client()
+    events = client.events(("message",))
+    await anext(events)
+    assert await client.conversations() == []
+    node.mute = True
+    await client.send(BOB, "changed my mind")
+    assert [(c.id, c.last_text) for c in await client.conversations()] == [(CONVERSATION, "changed my mind")]
+    await events.aclose()
+
+
 async def test_who_writes_first_meanwhile_is_not_listed_twice(node: FakeNode, open_client: Open) -> None:
     client = await open_client()
     node.mute = True
