@@ -14,12 +14,23 @@ from tui.pane import ChatPane
 from tui.screens.help import HelpScreen
 
 
+class ChatScreen(Screen[None]):
+    """The screen below all others."""
+
+    def on_screen_resume(self) -> None:
+        for pane in self.query(ChatPane):  # what lay over it is gone: the person looks again
+            pane.talk.attention_changed()
+
+
 class RoostApp(App[int]):
     """What the chat and the demo share: style, help, palette."""
 
     CSS_PATH = "roost.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
     PLACES: ClassVar[tuple[actions.Place, ...]] = ("app", "pane", "timeline", "request")
+
+    def get_default_screen(self) -> ChatScreen:
+        return ChatScreen()
 
     @property
     def pane(self) -> ChatPane:

@@ -47,7 +47,7 @@ class DemoApp(RoostApp):
         goes_to = right if left.active else left
         for pane in self.panes:
             pane.active = pane is goes_to
-        goes_to.focus_input()
+        goes_to.talk.focus_input()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In the switcher or the help, Tab keeps its usual meaning."""

@@ -46,7 +46,7 @@ class Lights(msgspec.Struct, frozen=True):
     """The two connections a person wants to see."""
 
     me: Literal["up", "down", "connecting"] = "connecting"  # this device to its node
-    me_since: int = 0
+    me_since: int = 0  # ms since 1970; of up, or of not being up
     peers: dict[str, tuple[str, int]] = {}  # node name -> (up, down or connecting; since)
     reason: str = ""
 

@@ -125,9 +125,11 @@ def mark_tried(db: sqlite3.Connection, keys: Iterable[str]) -> set[str]:
 
 
 def withdraw(db: sqlite3.Connection, key: str) -> Message | None:
-    """Take back what certainly never left this machine."""
+    """Take back what the node certainly does not have: it never left this machine, or was refused."""
     found = by_key(db, key)
-    gone = db.execute("DELETE FROM message WHERE key = ? AND state = 1 AND tried = 0", (key,)).rowcount
+    gone = db.execute(
+        "DELETE FROM message WHERE key = ? AND id IS NULL AND (state = 1 AND tried = 0 OR state = 6)", (key,)
+    ).rowcount
     return found if gone else None
 
 

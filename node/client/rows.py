@@ -115,10 +115,13 @@ def conversations(db: sqlite3.Connection, ids: Sequence[str] | None = None) -> l
         FROM conversation c {where} ORDER BY c.last DESC, c.id""",
         tuple(ids or ()),
     ).fetchall()
+    hidden = {id for id, _, state, *_ in found if state == "declined"}
+    if hidden:  # who writes to somebody they declined wants to see it, also before the node knows
+        hidden.difference_update(row[0] for row in db.execute("SELECT conversation FROM message WHERE state = 1"))
     listed = [
         Conversation(id, other, unread, text or "", max(last, stamp or 0), state == "request", read_upto)
         for id, other, state, last, unread, text, stamp, read_upto in found
-        if state != "declined"
+        if id not in hidden
     ]
     if ids is not None:
         return listed

@@ -1,6 +1,7 @@
 """The outbox: nothing typed is lost, doubled or reordered, and states are true."""
 
 import asyncio
+import itertools
 
 import msgspec
 import pytest
@@ -83,6 +84,18 @@ async def test_a_refused_first_message_stays_where_it_was_written(node: FakeNode
     await client.send(BOB, "x", key="k")
     await client.wait("k", "accepted", WAIT_S)
     assert [(c.id, c.last_text) for c in await client.conversations()] == [(BOB, "x")]
+
+
+async def test_writing_to_somebody_declined_shows_them_again(node: FakeNode, open_client: Open) -> None:
+    await node.push(message(1), api.ConversationState(CONVERSATION, BOB, "declined"))
+    client = await open_client()
+    events = client.events(("message",))
+    await anext(events)
+    assert await client.conversations() == []
+    node.mute = True
+    await client.send(BOB, "changed my mind")
+    assert [(c.id, c.last_text) for c in await client.conversations()] == [(CONVERSATION, "changed my mind")]
+    await events.aclose()
 
 
 async def test_who_writes_first_meanwhile_is_not_listed_twice(node: FakeNode, open_client: Open) -> None:
@@ -254,6 +267,15 @@ async def test_only_what_never_left_can_be_withdrawn(node: FakeNode, open_client
     assert [s.key for s in node.sends] == ["gone"]
 
 
+async def test_a_refused_message_can_be_withdrawn(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    node.refuse = lambda send: api.ApiError("unknown_user", "b.test has no such user")
+    await client.send(BOB, "x", key="k")
+    assert (await client.wait("k", "accepted", WAIT_S)).state == "failed"
+    assert await client.withdraw("k")
+    assert await client.conversations() == []
+
+
 async def test_states_follow_watermarks(node: FakeNode, open_client: Open) -> None:
     client = await open_client()
     keys = [(await client.send(BOB, f"m{i}")).key for i in range(1, 5)]
@@ -311,6 +333,17 @@ async def test_a_new_message_wakes_a_client_that_waits_to_reconnect(node: FakeNo
     key = (await client.send(BOB, "x")).key
     await _accepted(client, key)
     await client.close()
+
+
+async def test_how_long_the_node_is_away_is_counted_over_all_tries(
+    node: FakeNode, open_client: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(1)
+    monkeypatch.setattr("node.client.sync._now_ms", lambda: next(clock))
+    node.down = True
+    client = await open_client()
+    await node.until(lambda: node.dialled == 3)
+    assert client.lights.me_since == 1
 
 
 async def test_closing_ends_every_wait(node: FakeNode, open_client: Open) -> None:

@@ -63,6 +63,15 @@ class FakeClient:
         self.retried.append(key)
         self.step(key, "queued")
 
+    async def withdraw(self, key: str) -> bool:
+        for log in self.logs.values():
+            for message in log:
+                if message.key == key and message.id is None:
+                    log.remove(message)
+                    self.everything()
+                    return True
+        return False
+
     async def read(self, conversation: str) -> None:
         self.reads.append(conversation)
         last = self.logs[conversation][-1].stamp if self.logs[conversation] else 0
@@ -105,7 +114,7 @@ class FakeClient:
             self.now_ms += gap_ms
             message = self._message(room, who, text, mine=who == self.address)
             if message.mine:
-                message = msgspec.structs.replace(message, state="read")
+                message = msgspec.structs.replace(message, id=message.key, state="read")
             made.append(message)
         self.logs[room].extend(made)
         self.rooms[room] = msgspec.structs.replace(self.rooms[room], last_text=texts[-1], last_stamp=made[-1].stamp)
@@ -123,10 +132,13 @@ class FakeClient:
     def step(self, key: str, state: State, reason: str = "") -> None:
         if state == "accepted":
             self._begin(key)
+        has_left = state not in ("queued", "failed")
         for log in self.logs.values():
             for at, message in enumerate(log):
                 if message.key == key:
-                    log[at] = msgspec.structs.replace(message, state=state, reason=reason, id=message.id or f"e-{key}")
+                    log[at] = msgspec.structs.replace(message, state=state, reason=reason, id=message.id)
+                    if has_left and message.id is None:
+                        log[at] = msgspec.structs.replace(log[at], id=f"e-{key}")
                     self._news.put_nowait(Change("state", log[at]))
 
     def light(self, me: str, **peers: tuple[str, int]) -> None:
