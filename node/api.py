@@ -149,7 +149,10 @@ class Read(Request, tag="read", frozen=True):
 
 
 class GetHistory(Request, tag="history", frozen=True):
-    """A page of a conversation, newest first going back from `before` (an event id), given oldest first."""
+    """A page of a conversation, newest first going back from `before` (an event id), given oldest first.
+
+    At most `limit` messages, and fewer where they would not fit a frame: `more` says whether any are left.
+    """
 
     conversation: Target
     before: Id | None = None

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation.identity import verify
 from federation.ids import DEVICE_ID_BYTES, User, to_text
+from federation.ports import FRAME_BYTES_MAX
 from node import api
 from node.api import ApiError
 from node.core import render, rows
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from node.session import Session
 
 TOKEN_BYTES = 32
+HISTORY_BYTES_MAX = FRAME_BYTES_MAX - 1024  # of a page, in JSON
 
 
 async def login(session: "Session", frame: api.Login) -> api.LoggedIn:
@@ -69,11 +71,12 @@ async def read(session: "Session", frame: api.Read) -> api.Done:
 async def history(session: "Session", frame: api.GetHistory) -> api.History:
     node, device = session.node, session.logged_in()
     conversation = node.conversation(device.local, frame.conversation)
-    if not any(s.conversation == conversation for s, _ in await node.store.read(reads.standings_of, device.local)):
+    row = await node.store.read(reads.conversation_of, device.local, conversation)
+    if row is None:
         return api.History(())
     before = event_id(frame.before) if frame.before else None
-    page, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, frame.limit)
-    row = next(c for s, c in await node.store.read(reads.standings_of, device.local) if s.conversation == conversation)
+    bounds = (frame.limit, HISTORY_BYTES_MAX)
+    page, more, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, *bounds)
     messages = []
     for p in page:
         mine = p.origin == node.us.node and p.event.sender == device.local
@@ -82,7 +85,7 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
             to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
             state = to[0].state if to else "accepted"
         messages.append(render.message(p.origin, p.incarnation, p.event, node.directory.address, 0, state))
-    return api.History(tuple(messages), len(page) == frame.limit)
+    return api.History(tuple(messages), more)
 
 
 async def conversations(session: "Session", frame: api.GetConversations) -> api.Conversations:

@@ -15,6 +15,7 @@ outbound, receipts, failures = (TABLES[r] for r in (rows.Outbound, rows.Receipt,
 conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, rows.Standing, rows.Mailbox))
 BATCH_BYTES_MAX = 1 << 20
 LOGS_MAX = 64  # logs of one peer looked at together
+MESSAGE_BYTES = 1000  # at most what a message takes in JSON beside its body
 END = b"\xff" * 33  # past every log key
 
 
@@ -124,9 +125,10 @@ def _placed(values: Any) -> Placed:
 
 
 def history(
-    connection: Connection, node: bytes, conversation: bytes, before: bytes | None, limit: int
-) -> tuple[list[Placed], list[rows.Receipt], list[rows.Failed]]:
-    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; with what senders need to see."""
+    connection: Connection, node: bytes, conversation: bytes, before: bytes | None, limit: int, bytes_max: int
+) -> tuple[list[Placed], bool, list[rows.Receipt], list[rows.Failed]]:
+    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; whether more is before it; with
+    what senders need to see."""
     query = (
         select(logs.c.seq * 0, logs.c.origin, logs.c.incarnation, *events.c)
         .join(logs, logs.c.log == events.c.log)
@@ -139,12 +141,18 @@ def history(
         ).first()
         if at is not None:
             query = query.where(_less(order, tuple(at)))
-    page = [_placed(v) for v in connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit))]
+    page: list[Placed] = []
+    more, size = False, 0
+    for placed in map(_placed, connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit + 1))):
+        size += MESSAGE_BYTES + 4 * len(placed.event.body or b"") // 3 + 4
+        if more := len(page) == limit or (size > bytes_max and bool(page)):
+            break
+        page.append(placed)
     page.reverse()
     known = {p.event.log for p in page}
     marks = _all(connection, rows.Receipt, receipts.c.log.in_(known)) if known else []
     failed = _all(connection, rows.Failed, failures.c.log.in_(known)) if known else []
-    return page, _shown(connection, node, conversation, marks), failed
+    return page, more, _shown(connection, node, conversation, marks), failed
 
 
 def _shown(connection: Connection, node: bytes, conversation: bytes, found: list[rows.Receipt]) -> list[rows.Receipt]:
@@ -199,6 +207,17 @@ def standings_of(connection: Connection, local: str) -> list[tuple[rows.Standing
     )
     width = len(standings.c)
     return [(rows.Standing._make(v[:width]), rows.Conversation._make(v[width:])) for v in connection.execute(query)]
+
+
+def conversation_of(connection: Connection, local: str, conversation: bytes) -> rows.Conversation | None:
+    """A conversation in which this user stands."""
+    query = (
+        select(conversations)
+        .join(standings, standings.c.conversation == conversations.c.conversation)
+        .where(standings.c.local == local, standings.c.conversation == conversation)
+    )
+    found = connection.execute(query).first()
+    return None if found is None else rows.Conversation._make(found)
 
 
 def read_marks(connection: Connection, local: str, node: bytes, conversation: bytes) -> list[tuple[rows.LogHead, int]]:

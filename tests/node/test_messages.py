@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from federation.ids import to_text
-from node import api
+from federation.ports import FRAME_BYTES_MAX
+from node import api, coding
 from node.api import ApiError
 from node.config import Limits
 from node.node import Node
-from tests.node.helpers import Client, again, befriend, config, connect, stranger, two_nodes
+from node.storage import reads
+from tests.node.helpers import WAIT_S, Client, again, befriend, config, connect, stranger, two_nodes
 
 
 @pytest.fixture
@@ -184,3 +186,44 @@ async def test_a_declined_sender_is_told(node: Node) -> None:
     await ann.ask(api.Accept, sent.conversation)  # and may change their mind
     await alice.send("ann@a.test", b"thanks")
     await ann.message(b"thanks")
+
+
+async def test_a_long_history_comes_in_pages_that_fit_a_frame(node: Node) -> None:
+    alice = await connect(node, "alice")
+    bodies = [bytes([n]) * api.BODY_BYTES_MAX for n in range(20)]
+    for body in bodies:
+        await alice.send("ann@a.test", body)
+    found: list[api.Message] = []
+    before, more = None, True
+    while more:
+        page = await alice.ask(api.GetHistory, "ann@a.test", before, 20)
+        assert len(coding.JSON.encode(api.Reply(1, page))) <= FRAME_BYTES_MAX, "the larger encoding"
+        found, before, more = [*page.messages, *found], page.messages[0].event, page.more
+    assert [m.body for m in found] == bodies
+
+
+async def test_a_page_is_the_last_when_nothing_is_before_it(node: Node) -> None:
+    alice = await connect(node, "alice")
+    for body in (b"one", b"two"):
+        await alice.send("ann@a.test", body)
+    assert (await alice.ask(api.GetHistory, "ann@a.test", limit=1)).more
+    assert not (await alice.ask(api.GetHistory, "ann@a.test", limit=2)).more
+
+
+async def test_the_sdk_reaches_the_oldest_message_over_short_pages(node: Node) -> None:
+    client = await node.client("alice")
+    bodies = [str(n) * 60_000 for n in range(10)] * 2
+    for body in bodies:
+        await client.wait((await client.send("ann@a.test", body)).key, "accepted", WAIT_S)
+    assert [m.text for m in await client.history("ann@a.test")] == bodies
+    assert [m.text for m in await client.history("ann@a.test", 15)] == bodies[5:]
+
+
+def test_no_message_is_longer_in_json_than_its_page_counts() -> None:
+    ids, name = to_text(bytes(32)), "x" * 64
+    sender = f"{name}@{'d' * 253}"
+    most = (1 << 53) - 1
+    longest = api.Message(
+        ids, ids, ids, ids, most, sender, ids, most, api.order(1), "k" * 32, "f" * 32, b"", ids, True, most, "delivered"
+    )
+    assert len(coding.JSON.encode(longest)) <= reads.MESSAGE_BYTES

@@ -12,6 +12,7 @@ import pytest
 from federation.dialer import Dialer
 from federation.identity import split_host_port
 from federation.ids import to_text
+from federation.ports import FRAME_BYTES_MAX
 from node import api
 from node.api import ApiError
 from node.client import channels
@@ -220,6 +221,28 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
     async with asyncio.timeout(WAIT_S):
         while "alice" in node.sessions:
             await ann.ask(api.GetDevices)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_an_answer_that_cannot_be_sent_ends_the_connection(
+    node: Node, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    reported: list[BaseException] = []
+    monkeypatch.setattr(node, "report", reported.append)
+
+    async def huge(session: object, frame: api.Ping) -> api.Why:
+        return api.Why("", "x" * FRAME_BYTES_MAX, ())
+
+    monkeypatch.setitem(HANDLERS, api.Ping, huge)
+    alice = await connect(node, "alice")
+    for _ in range(2 * api.REQUESTS_IN_FLIGHT_MAX if busy else 1):
+        await alice.post(api.Ping)
+    goodbye = await alice.ended()
+    assert goodbye is not None
+    assert goodbye.code == "failed"
+    assert len(reported) == 1
+    while node.sessions:
+        await stranger(node)
 
 
 async def test_reading_many_logs_at_once_does_not_stop_the_node(node: Node) -> None:
