@@ -12,7 +12,7 @@ from node.core import render, rows
 from node.core.log import members
 from node.core.people import AddAccount, AddDevice, ChangeAccount, ChangeDevice
 from node.core.progress import Acknowledge, Consent, parse_mark
-from node.directory import device_id, event_id
+from node.directory import conversation_id, device_id, event_id
 from node.storage import reads
 from node.system import token_hash
 
@@ -91,13 +91,14 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
 async def conversations(session: "Session", frame: api.GetConversations) -> api.Conversations:
     node, device = session.node, session.logged_in()
     me = User(node.us.node, device.local)
+    after = conversation_id(frame.after) if frame.after else b""
+    page, marks, more = await node.store.read(
+        reads.standings_of, me.node, me.local, frame.requests_only, after, frame.limit
+    )
     out = []
-    for standing, row in await node.store.read(reads.standings_of, device.local):
-        if frame.requests_only and standing.state != "request":
-            continue
+    for standing, row in page:
         other = next((m for m in members(row) if m != me), me)
-        marks = await node.store.read(reads.read_marks, device.local, node.us.node, standing.conversation)
-        read_upto = tuple(api.Mark(to_text(h.origin), to_text(h.incarnation), seq) for h, seq in marks if seq)
+        read_upto = tuple(api.Mark(to_text(o), to_text(i), seq) for o, i, seq in marks.get(standing.conversation, ()))
         out.append(
             api.ConversationState(
                 to_text(standing.conversation),
@@ -107,7 +108,7 @@ async def conversations(session: "Session", frame: api.GetConversations) -> api.
                 standing.last_stamp >> 16,
             )
         )
-    return api.Conversations(tuple(out))
+    return api.Conversations(tuple(out), more)
 
 
 async def accept(session: "Session", frame: api.Accept) -> api.Done:

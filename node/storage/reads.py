@@ -15,6 +15,7 @@ outbound, receipts, failures = (TABLES[r] for r in (rows.Outbound, rows.Receipt,
 conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, rows.Standing, rows.Mailbox))
 BATCH_BYTES_MAX = 1 << 20
 LOGS_MAX = 64  # logs of one peer looked at together
+MARKS_MAX = 3000  # read marks on a page of conversations
 MESSAGE_BYTES = 1000  # at most what a message takes in JSON beside its body
 END = b"\xff" * 33  # past every log key
 
@@ -198,17 +199,6 @@ def progress(
     )
 
 
-def standings_of(connection: Connection, local: str) -> list[tuple[rows.Standing, rows.Conversation]]:
-    query = (
-        select(*standings.c, *conversations.c)
-        .join(conversations, conversations.c.conversation == standings.c.conversation)
-        .where(standings.c.local == local)
-        .order_by(standings.c.last_stamp.desc())
-    )
-    width = len(standings.c)
-    return [(rows.Standing._make(v[:width]), rows.Conversation._make(v[width:])) for v in connection.execute(query)]
-
-
 def conversation_of(connection: Connection, local: str, conversation: bytes) -> rows.Conversation | None:
     """A conversation in which this user stands."""
     query = (
@@ -220,14 +210,44 @@ def conversation_of(connection: Connection, local: str, conversation: bytes) -> 
     return None if found is None else rows.Conversation._make(found)
 
 
-def read_marks(connection: Connection, local: str, node: bytes, conversation: bytes) -> list[tuple[rows.LogHead, int]]:
-    """A user's own read watermarks in a conversation."""
+def standings_of(
+    connection: Connection, node: bytes, local: str, requests_only: bool, after: bytes, limit: int
+) -> tuple[list[tuple[rows.Standing, rows.Conversation]], dict[bytes, list[tuple[bytes, bytes, int]]], bool]:
+    """A page of a user's conversations by id; their own read marks in these, newest logs first; whether more follow.
+
+    A page ends before the conversation whose marks would be too many; one with too many alone loses the oldest.
+    """
     query = (
-        select(*logs.c, receipts.c.read)
-        .join(receipts, receipts.c.log == logs.c.log)
-        .where(logs.c.conversation == conversation, receipts.c.local == local, receipts.c.node == node)
+        select(*standings.c, *conversations.c)
+        .join(conversations, conversations.c.conversation == standings.c.conversation)
+        .where(standings.c.local == local, standings.c.conversation > after)
+        .order_by(standings.c.conversation)
+        .limit(limit + 1)
     )
-    return [(rows.LogHead._make(v[:-1]), v[-1]) for v in connection.execute(query)]
+    if requests_only:
+        query = query.where(standings.c.state == "request")
+    width = len(standings.c)
+    found = [(rows.Standing._make(v[:width]), rows.Conversation._make(v[width:])) for v in connection.execute(query)]
+    page = found[:limit]
+    query = (
+        select(logs.c.conversation, logs.c.origin, logs.c.incarnation, receipts.c.read)
+        .join(receipts, receipts.c.log == logs.c.log)
+        .where(
+            logs.c.conversation.in_([s.conversation for s, _ in page]),
+            receipts.c.local == local,
+            receipts.c.node == node,
+            receipts.c.read > 0,
+        )
+        .order_by(logs.c.conversation, logs.c.stamp.desc())
+        .limit(MARKS_MAX + 1)
+    )
+    marks: dict[bytes, list[tuple[bytes, bytes, int]]] = {}
+    read = connection.execute(query).all()
+    for conversation, *mark in read:
+        marks.setdefault(conversation, []).append(tuple(mark))
+    if len(read) > MARKS_MAX:
+        page = [p for p in page if p[0].conversation < conversation] or page[:1]
+    return page, marks, len(page) < len(found)
 
 
 def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:

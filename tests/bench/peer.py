@@ -208,7 +208,13 @@ class RoostSession(Session, asyncio.Protocol):
     async def archive_ids(self, peers: Any = ()) -> set[str]:
         await self.auth(False)
         ids: set[str] = set()
-        for conversation in (await self.ask(api.GetConversations)).conversations:
+        conversations: list[Any] = []
+        more = True
+        while more:
+            after = conversations[-1].conversation if conversations else None
+            some = await self.ask(lambda n, a=after: api.GetConversations(n, after=a, limit=api.PAGE_MAX))
+            conversations, more = [*conversations, *some.conversations], some.more
+        for conversation in conversations:
             before = None
             while True:
                 page = await self.ask(
