@@ -21,6 +21,7 @@ from node.config import Limits
 from node.core.send import Send
 from node.node import Node
 from node.requests import HANDLERS
+from node.session import Session
 from tests.node.helpers import DEVICE_KEY, WAIT_S, Client, again, config, connect, listening, stranger
 
 
@@ -341,6 +342,20 @@ async def test_connections_over_the_limit_are_turned_away(tmp_path: Path) -> Non
             await alice.ask(api.Ping)
         await (await knock()).hello()
         assert await alice.ask(api.Ping) == api.Done()
+
+
+@pytest.mark.parametrize("way", ["quic", "websocket"])
+async def test_the_sdk_tells_why_its_hello_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: channels.Want
+) -> None:
+    async def refuse(session: Session) -> None:
+        await session._channel.recv()
+        raise ApiError("bad_version", "this node speaks version 9 of the client protocol")
+
+    monkeypatch.setattr(Session, "_hello", refuse)
+    async with Node.open(listening(tmp_path)) as node:
+        with pytest.raises(Unreachable, match="refused the connection: this node speaks version 9"):
+            await channels.connect(node.link, way)
 
 
 async def test_strangers_cannot_take_every_place(tmp_path: Path) -> None:
