@@ -151,7 +151,7 @@ class Read(Request, tag="read", frozen=True):
 class GetHistory(Request, tag="history", frozen=True):
     """A page of a conversation, newest first going back from `before` (an event id), given oldest first.
 
-    It may be shorter than `limit`, to fit in a frame: `more` says whether there are older ones.
+    At most `limit` messages, and fewer where they would not fit a frame: `more` says whether any are left.
     """
 
     conversation: Target
@@ -160,7 +160,14 @@ class GetHistory(Request, tag="history", frozen=True):
 
 
 class GetConversations(Request, tag="conversations", frozen=True):
+    """A page of one's conversations by id, past `after` (the last id of the page before).
+
+    At most `limit` of them, and fewer where they would not fit a frame: `more` says whether any are left.
+    """
+
     requests_only: bool = False
+    after: Id | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE_MAX)] = 200
 
 
 class Accept(Request, tag="accept", frozen=True):
@@ -326,6 +333,7 @@ class History(Result, tag="history", frozen=True):
 
 class Conversations(Result, tag="conversations", frozen=True):
     conversations: tuple[ConversationState, ...]
+    more: bool = False
 
 
 class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):

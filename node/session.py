@@ -131,14 +131,23 @@ class Session:
         )
 
     async def _write(self) -> None:
-        while True:
-            await self._out_wake.wait()
-            self._out_wake.clear()
-            frames, self._out = [*self._out, *map(self._codec.encode, self._lights.values())], []
-            self._lights.clear()
-            self._room.set()
-            if frames:
-                await self._channel.send(*frames)
+        """Ends only with the channel: when nothing can leave any more, nothing more is read either."""
+        try:
+            while True:
+                await self._out_wake.wait()
+                self._out_wake.clear()
+                frames, self._out = [*self._out, *map(self._codec.encode, self._lights.values())], []
+                self._lights.clear()
+                self._room.set()
+                if frames:
+                    await self._channel.send(*frames)
+        except ChannelClosed:
+            pass
+        except Exception as error:  # a bug, such as a frame that is too long for any channel
+            self.node.report(error)
+            self._out.clear()
+            self._push(api.Goodbye("failed", "an answer could not be sent; connect again"))
+        await self._finish("")
 
     def _push(self, frame: api.FromNode) -> None:
         raw = self._codec.encode(frame)

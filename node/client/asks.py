@@ -79,13 +79,16 @@ class Asks:
         return await self._ask(api.GetWhy(id=1, event=event_id), api.Why)
 
     async def requests(self) -> list[Conversation]:
-        """People who wrote first and wait for an answer."""
-        found = await self._ask(api.GetConversations(id=1, requests_only=True), api.Conversations)
-        return [
-            Conversation(c.conversation, c.other, last_stamp=c.last, request=c.state == "request")
-            for c in found.conversations
-            if c.state == "request"
-        ]
+        """People who wrote first and wait for an answer, the latest first."""
+        found: list[api.ConversationState] = []
+        after, more = None, True
+        while more:
+            request = api.GetConversations(id=1, requests_only=True, after=after, limit=api.PAGE_MAX)
+            page = await self._ask(request, api.Conversations)
+            found += page.conversations
+            after, more = (found[-1].conversation, page.more) if page.conversations else (None, False)
+        found.sort(key=lambda c: c.last, reverse=True)
+        return [Conversation(c.conversation, c.other, last_stamp=c.last, request=True) for c in found]
 
     async def accept(self, conversation: str) -> None:
         await self._ask(api.Accept(id=1, conversation=conversation), api.Done)

@@ -15,8 +15,9 @@ outbound, receipts, failures = (TABLES[r] for r in (rows.Outbound, rows.Receipt,
 conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, rows.Standing, rows.Mailbox))
 BATCH_BYTES_MAX = 1 << 20
 LOGS_MAX = 64  # logs of one peer looked at together
+MARKS_MAX = 3000  # read marks on a page of conversations
+MESSAGE_BYTES = 1000  # at most what a message takes in JSON beside its body
 END = b"\xff" * 33  # past every log key
-AROUND_BYTES = 700  # ids and names around a body in a page of history, at most
 
 
 class Placed(NamedTuple):
@@ -127,10 +128,8 @@ def _placed(values: Any) -> Placed:
 def history(
     connection: Connection, node: bytes, conversation: bytes, before: bytes | None, limit: int, bytes_max: int
 ) -> tuple[list[Placed], bool, list[rows.Receipt], list[rows.Failed]]:
-    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; with what senders need to see.
-
-    The page is bounded both ways and has at least one event; the flag says whether there may be more.
-    """
+    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; whether more is before it; with
+    what senders need to see."""
     query = (
         select(logs.c.seq * 0, logs.c.origin, logs.c.incarnation, *events.c)
         .join(logs, logs.c.log == events.c.log)
@@ -144,14 +143,12 @@ def history(
         if at is not None:
             query = query.where(_less(order, tuple(at)))
     page: list[Placed] = []
-    size = 0
-    with connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit)) as found:
-        for placed in map(_placed, found):
-            size += len(placed.event.body or b"") + AROUND_BYTES
-            if size > bytes_max and page:
-                break
-            page.append(placed)
-    more = size > bytes_max or len(page) == limit
+    more, size = False, 0
+    for placed in map(_placed, connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit + 1))):
+        size += MESSAGE_BYTES + 4 * len(placed.event.body or b"") // 3 + 4
+        if more := len(page) == limit or (size > bytes_max and bool(page)):
+            break
+        page.append(placed)
     page.reverse()
     known = {p.event.log for p in page}
     marks = _all(connection, rows.Receipt, receipts.c.log.in_(known)) if known else []
@@ -202,25 +199,55 @@ def progress(
     )
 
 
-def standings_of(connection: Connection, local: str) -> list[tuple[rows.Standing, rows.Conversation]]:
+def conversation_of(connection: Connection, local: str, conversation: bytes) -> rows.Conversation | None:
+    """A conversation in which this user stands."""
+    query = (
+        select(conversations)
+        .join(standings, standings.c.conversation == conversations.c.conversation)
+        .where(standings.c.local == local, standings.c.conversation == conversation)
+    )
+    found = connection.execute(query).first()
+    return None if found is None else rows.Conversation._make(found)
+
+
+def standings_of(
+    connection: Connection, node: bytes, local: str, requests_only: bool, after: bytes, limit: int
+) -> tuple[list[tuple[rows.Standing, rows.Conversation]], dict[bytes, list[tuple[bytes, bytes, int]]], bool]:
+    """A page of a user's conversations by id; their own read marks in these, newest logs first; whether more follow.
+
+    A page ends before the conversation whose marks would be too many; one with too many alone loses the oldest.
+    """
     query = (
         select(*standings.c, *conversations.c)
         .join(conversations, conversations.c.conversation == standings.c.conversation)
-        .where(standings.c.local == local)
-        .order_by(standings.c.last_stamp.desc())
+        .where(standings.c.local == local, standings.c.conversation > after)
+        .order_by(standings.c.conversation)
+        .limit(limit + 1)
     )
+    if requests_only:
+        query = query.where(standings.c.state == "request")
     width = len(standings.c)
-    return [(rows.Standing._make(v[:width]), rows.Conversation._make(v[width:])) for v in connection.execute(query)]
-
-
-def read_marks(connection: Connection, local: str, node: bytes, conversation: bytes) -> list[tuple[rows.LogHead, int]]:
-    """A user's own read watermarks in a conversation."""
+    found = [(rows.Standing._make(v[:width]), rows.Conversation._make(v[width:])) for v in connection.execute(query)]
+    page = found[:limit]
     query = (
-        select(*logs.c, receipts.c.read)
+        select(logs.c.conversation, logs.c.origin, logs.c.incarnation, receipts.c.read)
         .join(receipts, receipts.c.log == logs.c.log)
-        .where(logs.c.conversation == conversation, receipts.c.local == local, receipts.c.node == node)
+        .where(
+            logs.c.conversation.in_([s.conversation for s, _ in page]),
+            receipts.c.local == local,
+            receipts.c.node == node,
+            receipts.c.read > 0,
+        )
+        .order_by(logs.c.conversation, logs.c.stamp.desc())
+        .limit(MARKS_MAX + 1)
     )
-    return [(rows.LogHead._make(v[:-1]), v[-1]) for v in connection.execute(query)]
+    marks: dict[bytes, list[tuple[bytes, bytes, int]]] = {}
+    read = connection.execute(query).all()
+    for conversation, *mark in read:
+        marks.setdefault(conversation, []).append(tuple(mark))
+    if len(read) > MARKS_MAX:
+        page = [p for p in page if p[0].conversation < conversation] or page[:1]
+    return page, marks, len(page) < len(found)
 
 
 def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:

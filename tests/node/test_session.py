@@ -21,6 +21,7 @@ from node.config import Limits
 from node.core.send import Send
 from node.node import Node
 from node.requests import HANDLERS
+from node.session import Session
 from tests.node.helpers import DEVICE_KEY, WAIT_S, Client, again, config, connect, listening, stranger
 
 
@@ -223,6 +224,30 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
             await ann.ask(api.GetDevices)
 
 
+@pytest.mark.parametrize("busy", [False, True])
+async def test_an_answer_that_cannot_be_sent_ends_the_connection(
+    node: Node, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    reported: list[BaseException] = []
+    monkeypatch.setattr(node, "report", reported.append)
+
+    monkeypatch.setattr("node.session.FRAME_BYTES_MAX", 2 * FRAME_BYTES_MAX)
+
+    async def huge(session: object, frame: api.Ping) -> api.Why:
+        return api.Why("", "x" * FRAME_BYTES_MAX, ())
+
+    monkeypatch.setitem(HANDLERS, api.Ping, huge)
+    alice = await connect(node, "alice")
+    for _ in range(2 * api.REQUESTS_IN_FLIGHT_MAX if busy else 1):
+        await alice.post(api.Ping)
+    goodbye = await alice.ended()
+    assert goodbye is not None
+    assert goodbye.code == "failed"
+    assert len(reported) == 1
+    while node.sessions:
+        await stranger(node)
+
+
 async def test_reading_many_logs_at_once_does_not_stop_the_node(node: Node) -> None:
     alice = await connect(node, "alice")
     marks = [api.Mark(to_text(node.us.node), to_text(bytes([n]) * 16), 1) for n in range(64)]
@@ -319,6 +344,20 @@ async def test_connections_over_the_limit_are_turned_away(tmp_path: Path) -> Non
             await alice.ask(api.Ping)
         await (await knock()).hello()
         assert await alice.ask(api.Ping) == api.Done()
+
+
+@pytest.mark.parametrize("way", ["quic", "websocket"])
+async def test_the_sdk_tells_why_its_hello_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: channels.Want
+) -> None:
+    async def refuse(session: Session) -> None:
+        await session._channel.recv()
+        raise ApiError("bad_version", "this node speaks version 9 of the client protocol")
+
+    monkeypatch.setattr(Session, "_hello", refuse)
+    async with Node.open(listening(tmp_path)) as node:
+        with pytest.raises(Unreachable, match="refused the connection: this node speaks version 9"):
+            await channels.connect(node.link, way)
 
 
 async def test_strangers_cannot_take_every_place(tmp_path: Path) -> None:
