@@ -53,12 +53,12 @@ class Client(Asks):
         """Open the local store (None: in memory, without a thread) and start connecting; does not wait for it."""
         opened = await Store.open(store)
         try:
-            cursor = await opened.run(marks.cursor)
+            cursor, chain = await opened.run(lambda db: (marks.cursor(db), marks.chain(db)))
         except BaseException:
             await opened.close()
             raise
         hub, me = Hub(cursor.stored), Me(who.address, who.device)
-        sync = Sync(opened, hub, me, cursor, connect, token, jitter)
+        sync = Sync(opened, hub, me, cursor, chain, connect, token, jitter)
         client = cls(who, opened, hub, sync)
         sync.start()
         return client

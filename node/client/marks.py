@@ -21,6 +21,11 @@ def cursor(db: sqlite3.Connection) -> Cursor:
     return Cursor(str(fact(db, "store", "")), int(fact(db, "position", 0)), int(fact(db, "consumed", 0)))
 
 
+def chain(db: sqlite3.Connection) -> bytes:
+    """The newest key chain that the node has shown; empty before the first connection."""
+    return bytes(fact(db, "chain", b""))
+
+
 def start(db: sqlite3.Connection, store: str, position: int) -> None:
     """Take up another incarnation of the node's store: its positions count anew, event ids stay."""
     set_fact(db, "store", store)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from federation.identity import decode_chain, replaces
 from federation.ports import ChannelClosed
 from node import api
 from node.client import marks
@@ -19,6 +20,7 @@ from node.client.hub import Hub
 from node.client.keep import Keeper
 from node.client.model import Change, Lights
 from node.client.outbox import Row
+from node.client.rows import set_fact
 from node.client.session import Session
 from node.client.store import Store
 from node.client.wire import Connect
@@ -46,12 +48,13 @@ class Sync:
         hub: Hub,
         me: Me,
         cursor: marks.Cursor,
+        chain: bytes,
         connect: Connect,
         token: str,
         jitter: Callable[[float], float],
     ) -> None:
         self._store, self._hub = store, hub
-        self._connect, self._token, self._jitter = connect, token, jitter
+        self._chain, self._connect, self._token, self._jitter = chain, connect, token, jitter
         self.lights = Lights(me_since=_now_ms())
         self._session: Session | None = None
         self._drain: Drain | None = None
@@ -173,6 +176,7 @@ class Sync:
         tasks: list[asyncio.Task[None]] = [running]
         keeping: asyncio.Task[None] | None = None
         try:
+            await self._keep_chain(wire.welcome.chain)
             await self._auth(session)
             drain = Drain(self._store, session, self._jitter)
             keeping = asyncio.create_task(self._keeper.run(session, drain))
@@ -194,6 +198,18 @@ class Sync:
                 session.fed.set()
                 await asyncio.gather(keeping, return_exceptions=True)
             await wire.close()
+
+    async def _keep_chain(self, chain: bytes) -> None:
+        """The newest key chain that was seen; whoever has a key from before it is not told a word (PROTOCOL.md 3.3)."""
+        if chain == self._chain:
+            return
+        if self._chain and not replaces(decode_chain(chain), decode_chain(self._chain)):
+            raise NodeKeyError(
+                "the node answered with a key that it has replaced: somebody may have stolen that one; nothing was "
+                "told to them, try another network and tell the administrator"
+            )
+        await self._store.run(lambda db: set_fact(db, "chain", chain))
+        self._chain = chain
 
     async def _auth(self, session: Session) -> None:
         cursor = self._keeper.cursor

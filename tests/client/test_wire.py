@@ -114,3 +114,22 @@ def _certificate(folder: Path) -> tuple[ssl.SSLContext, bytes]:
     context.load_cert_chain(folder / "pem")
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return context, hashlib.sha256(public).digest()
+
+
+async def test_a_device_that_met_the_new_key_trusts_the_old_one_no_more(node: FakeNode, open_client: Open) -> None:
+    """Whoever stole it may stand in between; the token is not for them."""
+    born, new = node.chain, NodeKey(b"n" * 32)
+    client = await open_client()
+    await node.until(lambda: len(node.auths) == 1)
+    node.chain, node.proof_key = identity.rotate(born, new.public, node.key, "signing"), new
+    node.cut()
+    await node.until(lambda: len(node.auths) == 2)
+    node.chain, node.proof_key = born, node.key
+    node.cut()
+    with pytest.raises(NodeKeyError, match="has replaced"):
+        async for _ in client.events():
+            pass
+    await client.close()
+    node.chain, node.proof_key = identity.rotate(born, new.public, node.key, "signing"), new
+    await open_client()
+    await node.until(lambda: len(node.auths) == 3)
