@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from node.config import Config
-    from node.node import Node, NodeFailed
+    from node.errors import NodeFailed
+    from node.node import Node
 
 __all__ = ["Config", "Node", "NodeFailed"]
-_HOMES = {"Config": "node.config", "Node": "node.node", "NodeFailed": "node.node"}
+_HOMES = {"Config": "node.config", "Node": "node.node", "NodeFailed": "node.errors"}
 
 
 def __getattr__(name: str) -> Any:

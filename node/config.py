@@ -24,9 +24,9 @@ GROUPS = {
     "nice": "Nice to have: the defaults are good; nothing here has to be touched.",
 }
 CONFIG_BYTES_MAX = 1 << 20
-DATABASE = re.compile(
-    r"[^:]+://(.*@)?(?P<host>\[[^]]+\]|[^/:?@\[\]]*)(:[0-9]{1,5})?/(?P<database>[^/?]+)(\?(?P<query>.*))?"
-)
+# Whole URLs only: what one leaves out, the driver would take from the user who happens to run the node.
+_PLACE, _DATABASE = r"(\[[^]]+\]|[^/:?@\[\]]+)(:[0-9]{1,5})?", "[^/?]+"
+DATABASE = rf"postgresql\+asyncpg://(.*@)?({_PLACE}/{_DATABASE}(\?.*)?|/{_DATABASE}\?(.*&)?host=.*)"
 
 
 class ConfigError(ValueError):
@@ -152,8 +152,10 @@ class Config(Section, frozen=True):
             _checked("listen", split_host_port, self.listen)
         for hint in self.advertise:
             _checked("advertise", split_host_port, hint)
-        if self.database is not None:
-            _checked("database", _check_database, self.database)
+        if self.database is not None and not re.fullmatch(DATABASE, self.database):
+            raise ConfigError(
+                "database: expected postgresql+asyncpg://USER:PASSWORD@HOST/NAME; without one it is SQLite"
+            )
 
     @property
     def data_path(self) -> Path:
@@ -173,15 +175,6 @@ class Config(Section, frozen=True):
     def hints(self) -> tuple[str, ...]:
         """Where others may find us, for our link; as configured, so possibly a wildcard address."""
         return self.advertise or ((self.listen,) if self.listen is not None else ())
-
-
-def _check_database(url: str) -> None:
-    """A whole URL: what it leaves out, the driver would take from the user who happens to run the node."""
-    if not url.startswith("postgresql+asyncpg://"):
-        raise ValueError("expected a postgresql+asyncpg:// URL; without one it is SQLite")
-    found = DATABASE.fullmatch(url)
-    if found is None or not (found["host"] or "host=" in (found["query"] or "")):
-        raise ValueError("expected a host and a database: postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE")
 
 
 def _checked(name: str, check: Callable[[str], object], value: str) -> None:

@@ -22,7 +22,6 @@ from federation.ports import Channel
 from federation.service import Dial, Service
 from node import api, coding, keys
 from node.api import ApiError
-from node.client.errors import Ended
 from node.config import Config
 from node.core import rows
 from node.core.context import Context
@@ -30,6 +29,7 @@ from node.core.people import AddAccount
 from node.core.progress import CloseNotices
 from node.core.view import Hint
 from node.directory import Directory, conversation_id
+from node.errors import DataDirInUse, KeyExposed, NewerDatabase, NodeError, NodeFailed, StoreUnusable
 from node.explain import explain
 from node.host import Host
 from node.session import Session
@@ -46,38 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("roost.node")
 CODECS = {"json": coding.JSON, "msgpack": coding.MSGPACK}
 Authenticate = Callable[[str, str], Awaitable[bool]]
-
-
-class NodeError(Exception):
-    """The node cannot start or go on; `str()` says what to do about it."""
-
-
-class CannotListen(NodeError):
-    """The `listen` setting names nothing that can be listened on here."""
-
-
-class BusyPort(CannotListen):
-    """Another program listens there."""
-
-
-class DataDirInUse(NodeError):
-    pass
-
-
-class NewerDatabase(NodeError):
-    pass
-
-
-class StoreUnusable(NodeError):
-    pass
-
-
-class KeyExposed(NodeError):
-    pass
-
-
-class NodeFailed(NodeError, Ended):
-    """The store took no commit: the node stopped, and what it accepted before is safe."""
 
 
 class Node:

@@ -20,7 +20,8 @@ from sqlalchemy.exc import OperationalError
 from node.admin import call
 from node.api import ApiError
 from node.client import Change, Client
-from node.node import Node, NodeError, NodeFailed
+from node.errors import NodeError, NodeFailed
+from node.node import Node
 from tests.node.helpers import befriend, config, listening
 
 LIVES = 100

@@ -16,8 +16,9 @@ from sqlalchemy.exc import OperationalError
 from node import api
 from node.admin import call
 from node.api import ApiError
+from node.errors import BusyPort, CannotListen, DataDirInUse, KeyExposed, NewerDatabase, NodeFailed, StoreUnusable
 from node.keys import create
-from node.node import BusyPort, CannotListen, DataDirInUse, KeyExposed, NewerDatabase, Node, NodeFailed, StoreUnusable
+from node.node import Node
 from tests.node.helpers import config, connect, free_port, listening, stranger
 
 

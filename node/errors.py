@@ -1,0 +1,35 @@
+"""Why a node cannot start or go on; what embedders catch."""
+
+from node.client.errors import Ended
+
+
+class NodeError(Exception):
+    """The node cannot start or go on; `str()` says what to do about it."""
+
+
+class CannotListen(NodeError):
+    """The `listen` setting names nothing that can be listened on here."""
+
+
+class BusyPort(CannotListen):
+    """Another program listens there."""
+
+
+class DataDirInUse(NodeError):
+    pass
+
+
+class NewerDatabase(NodeError):
+    pass
+
+
+class StoreUnusable(NodeError):
+    pass
+
+
+class KeyExposed(NodeError):
+    pass
+
+
+class NodeFailed(NodeError, Ended):
+    """The store took no commit: the node stopped, and what it accepted before is safe."""
