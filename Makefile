@@ -58,7 +58,7 @@ bench-peers: venv  ## the same work against ejabberd too, where it is installed:
 		--adapter roost=tests/bench/peer.py:Roost --works $(WORKS)
 
 schema: venv  ## the generated files: node.example.yaml
-	$(BIN)/python -m node.config > node.example.yaml
+	$(BIN)/python -m node.config_file > node.example.yaml
 
 # Compiles in an environment of its own, so that the tool is not among our dependencies. The options keep out of
 # the files whatever mirror this machine uses.

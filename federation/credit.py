@@ -23,9 +23,10 @@ from federation.ports import HELLO_BYTES_MAX
 STREAM_WINDOW_BYTES = 1 << 20  # unread bytes a trusted peer may have at us on one stream
 CONNECTION_WINDOW_BYTES = 4 << 20  # the same over all streams of a connection
 STREAMS_MAX = 16  # open at once by the peer; only the first carries a channel, the others are reset
-GAPS_MAX = 1024  # separate pieces of one stream held out of order: each costs ~120 bytes whatever its size
+GAPS_MAX = 1024  # separate pieces of one stream held out of order: each costs ~120 bytes, and time for the next one
 DATAGRAM_BYTES = 1232  # IPv6's least MTU minus headers: fits every path, as we do not probe
 REFUSED_STREAM = 1  # application error code on the wire
+ACK_DELAY_S = 0.01  # aioquic says 1 ms; an answer of the application mostly takes longer, and can carry it
 EXPORTER_LABEL = b"EXPORTER-roost-hello"
 
 
@@ -47,7 +48,7 @@ class NodeQuic(QuicConnection):
     """A QUIC state machine with bounded memory, a TLS exporter and connection ids that name a worker.
 
     Pinned to aioquic 1.7 by these private names. Overridden: _update_traffic_key, _replenish_connection_ids,
-    _write_connection_limits, _write_stream_limits. Read or set: _close_event, _close_pending,
+    _write_connection_limits, _write_stream_limits. Read or set: _ack_delay, _close_event, _close_pending,
     _crypto_streams, _handshake_confirmed, _handshake_done_pending, _host_cids, _is_client, _local_max_data,
     _local_initial_source_connection_id, _local_max_streams_bidi/_uni, _network_paths, _ping_pending,
     _probe_pending, _retire_connection_ids, _spaces, _state, _streams; tls._peer_certificate; receivers'
@@ -69,6 +70,7 @@ class NodeQuic(QuicConnection):
             original_destination_connection_id=original_cid,
             retry_source_connection_id=retry_cid,
         )
+        self._ack_delay = ACK_DELAY_S
         self.exporter = b""  # RFC 8446 section 7.5, 32 bytes once the keys are there
         self._own_key_hash = key_hash
         self._worker = worker
@@ -134,8 +136,9 @@ class NodeQuic(QuicConnection):
             self.stop_stream(stream_id, REFUSED_STREAM)
 
     def fragmented(self) -> bool:
-        """The peer makes us keep more separate pieces of a stream than loss explains."""
-        return any(len(stream.receiver._ranges) > GAPS_MAX for stream in self._streams.values())
+        """The peer makes us keep more separate pieces of a stream, or of the handshake, than loss explains."""
+        streams = (*self._streams.values(), *self._crypto_streams.values())
+        return any(len(stream.receiver._ranges) > GAPS_MAX for stream in streams)
 
     def transmit_due(self, now: float) -> bool:
         """Something would be sent now. Building a packet only to find it empty is a third of receive cost."""

@@ -56,7 +56,7 @@ class Identity(NamedTuple):
 
     node: bytes
     key: bytes
-    number: int  # rotations so far; a chain with fewer than we have seen is an old copy
+    number: int  # rotations so far
 
 
 _HOST_PORT = re.compile(
@@ -132,6 +132,17 @@ def check_chain(chain: Chain) -> Identity:
             raise ProtocolError("bad_identity", f"key rotation {number} is not signed by its predecessor", "2.3")
         key = rotation.signing_key
     return Identity(digest("node", chain.genesis), key, len(chain.rotations))
+
+
+def replaces(new: Chain, known: Chain) -> bool:
+    """Whether a chain that holds may take the place of the one known for its node (PROTOCOL.md 2.2).
+
+    Length says nothing: whoever stole a key that was rotated away can make a chain as long as they like.
+    """
+    for theirs, ours in zip(new.rotations, known.rotations, strict=False):
+        if theirs != ours:
+            return (theirs.by, ours.by) == ("recovery", "signing")
+    return len(new.rotations) >= len(known.rotations)
 
 
 def encode_chain(chain: Chain) -> bytes:

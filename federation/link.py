@@ -4,12 +4,13 @@ Pure: `feed(frame, now_ms)` and `tick(now_ms)` give outputs for the shell to car
 tick next. Times are monotonic ms.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from federation import wire
-from federation.errors import ProtocolError
+from federation.errors import AddressError, ProtocolError
 from federation.identity import Chain, Identity, NodeKey, check_chain, hello_bytes, verify
-from federation.ids import Log
+from federation.ids import Log, check_domain
 from federation.ports import FRAME_BYTES_MAX, Binding
 
 HELLO_DEADLINE_MS = 10_000
@@ -157,6 +158,10 @@ class Link:
             raise ProtocolError("wrong_node", "another node's key answered at this address", "3.2")
         if identity.node == self._us.node or (frame.to is not None and frame.to != self._us.node):
             raise ProtocolError("wrong_node", "the hello was meant for another node", "3.2")
+        try:
+            check_domain(frame.name)
+        except AddressError as error:
+            raise ProtocolError("bad_frame", str(error), "1.4") from None
         self.peer, self.hello = identity, frame
         return [Met(identity, frame)]
 
@@ -196,12 +201,12 @@ class Link:
         """The same in bytes; one segment may go over it."""
         return max(0, self._settings.window_bytes - self._bytes)
 
-    def sending(self, segments: list[wire.Segment]) -> list[Output]:
+    def sending(self, segments: Sequence[wire.Segment]) -> list[Output]:
         """Segments go out now, in frames that fit; the numbers stay on the books until they are acknowledged."""
         frames: list[list[wire.Segment]] = []
         frame_bytes = FRAME_BYTES_MAX
         for s in segments:
-            size = sum(len(e.header) + len(e.body or b"") for e in s.events)
+            size = s.size_bytes
             log = Log(s.conversation, s.origin, s.incarnation)
             last = s.first + len(s.events) - 1
             self.sent[log] = last
@@ -248,13 +253,10 @@ class Link:
                 del self.sent[log]
         self._settled.clear()
 
-    def rests(self, log: Log, now_ms: int) -> bool:
-        """Whether this log waits: told `later`, or an earlier run of it is still being settled."""
-        until, _ = self.paused.get(log, (0, ""))
-        if until > now_ms:
-            return True
-        self.paused.pop(log, None)
-        return False
+    def resting(self, now_ms: int) -> frozenset[Log]:
+        """The logs that wait because the peer said `later`."""
+        self.paused = {log: pause for log, pause in self.paused.items() if pause[0] > now_ms}
+        return frozenset(self.paused)
 
     # --- time ---------------------------------------------------------------------------------------------------------
     def wake_at(self) -> int:
@@ -266,7 +268,7 @@ class Link:
     def tick(self, now_ms: int) -> list[Output]:
         if self.peer is None:
             return self._over("timeout", "no proof of identity in time") if now_ms >= self._deadline else []
-        self.paused = {log: pause for log, pause in self.paused.items() if pause[0] > now_ms}
+        self.resting(now_ms)
         if now_ms - self._heard >= self._settings.dead_after_ms:
             return self._over("dead", "no sign of life")
         if now_ms - self._pinged >= self._settings.ping_ms:

@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from federation import link as machine
 from federation import wire
 from federation.errors import ProtocolError
-from federation.event import Signed
 from federation.identity import Identity
 from federation.ids import Log
 from federation.link import Link, Settings, Standing, Us
@@ -19,6 +18,7 @@ from federation.ports import Channel, ChannelClosed
 log = logging.getLogger("roost.federation")
 DIAL_TIMEOUT_S = 8.0
 RECEIVING_EVENTS_MAX = 4096  # events of one peer in memory; a window is at most a part of it
+RECEIVING_BYTES_MAX = 32 << 20  # the same in bytes
 IDLE_LOOK_MS = 15_000  # a lost hint costs at most this much delay
 
 
@@ -31,12 +31,23 @@ class Known(NamedTuple):
     addresses: tuple[str, ...]
 
 
-class Waiting(NamedTuple):
-    """A log that the peer has not acknowledged to its end."""
+class Look(NamedTuple):
+    """What a link may send next: `events` and `bytes` at most, of each log past `sent` and of none that rests."""
 
-    log: Log
-    acked: int
-    members: tuple[tuple[bytes, str], ...]
+    turn: bytes  # as the last look returned it; empty at first
+    sent: Mapping[Log, int]
+    resting: Set[Log]
+    events: int
+    bytes: int
+    new: bool  # the last look saw the end: what is there now came just then
+
+
+class Found(NamedTuple):
+    """Segments to send; whose turn it was last; whether there was more than the look allowed."""
+
+    segments: Sequence[wire.Segment]
+    turn: bytes
+    more: bool
 
 
 class Host(Protocol):
@@ -46,9 +57,9 @@ class Host(Protocol):
 
     async def meet(self, identity: Identity, hello: wire.Hello) -> Standing: ...
 
-    async def work(self, peer: bytes) -> Sequence[Waiting]: ...
-
-    async def run_of(self, log: Log, after: int, limit: int) -> Sequence[Signed]: ...
+    async def pending(self, peer: bytes, look: Look) -> Found:
+        """What the peer did not acknowledge; logs take turns, so that none starves another."""
+        ...
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck: ...
 
@@ -182,7 +193,9 @@ class Service:
             if peer is not None and self.links.get(peer) is running:
                 del self.links[peer]
                 self._host.light(peer, "down", self._clock.wall_ms())
-                if not dialled:  # else two nodes whose links break at once would call each other without a pause
+                if (
+                    not dialled and state.ours == "accepted"
+                ):  # else two nodes whose links break at once would call each other without a pause
                     self._lost(peer, "the link ended")
             self._wake.set()
 
@@ -212,7 +225,8 @@ class Service:
 
     def reset(self, peer: bytes) -> None:
         """The peer called or accepts us (PROTOCOL.md 5.8); one that turns us away is called ever less often."""
-        self.backoffs.setdefault(peer, Backoff(self._cap_ms)).reset()
+        if peer in self.backoffs:
+            self.backoffs[peer].reset()
 
     async def stop(self) -> None:
         """Say goodbye on every link and leave no task behind."""
@@ -232,12 +246,15 @@ class Running:
         self._service, self._channel, self.state, self._host, self._clock = service, channel, state, host, clock
         self.wake = asyncio.Event()
         self._ended = ""
+        self._more = True  # the last look left something out
+        self._acks: asyncio.Queue[wire.LogAck] = asyncio.Queue()
         self._receiving: asyncio.Queue[wire.Segment] = asyncio.Queue()
-        self._waiting_events = 0
+        self._waiting_events = self._waiting_bytes = 0
         self.since_ms = clock.wall_ms()
 
     async def run(self) -> str:
-        tasks = [asyncio.ensure_future(t) for t in (self._read(), self._send(), self._tick(), self._answer())]
+        work = (self._read(), self._send(), self._tick(), self._answer(), self._settle())
+        tasks = [asyncio.ensure_future(w) for w in work]
         try:
             await self._carry(self.state.start())
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -262,28 +279,26 @@ class Running:
         while frames := await self._channel.recv():
             for raw in frames:
                 try:
-                    outputs = self.state.feed(wire.decode(raw), self._clock.monotonic_ms())
+                    if not await self._carry(self.state.feed(wire.decode(raw), self._clock.monotonic_ms())):
+                        return
                 except ProtocolError as error:
                     await self._channel.send(wire.encode(wire.Goodbye(error.code, str(error)[:200])))
                     raise
-                if not await self._carry(outputs):
-                    return
         self._ended = self._ended or "the other side closed the link"
 
     async def _carry(self, outputs: Sequence[machine.Output]) -> bool:
         """Carry out outputs; false when the link is over. Frames of one batch leave in one write."""
         frames: list[bytes] = []
-        if acks := [out.ack for out in outputs if isinstance(out, machine.Acked)]:
-            held = await asyncio.gather(*(self._host.acked(self._peer, ack) for ack in acks))  # one commit for all
-            for ack, acked in zip(acks, held, strict=True):
-                self.state.settled(ack, acked)
-            self.wake.set()
         for out in outputs:
             match out:
                 case machine.Send(frame):
                     frames.append(wire.encode(frame))
                 case machine.Arrived(segment):
                     self._take(segment)
+                case machine.Acked(ack):
+                    self._acks.put_nowait(ack)  # one for each segment on its way, which the window bounds
+                    if self._more:
+                        self.wake.set()
                 case machine.Up():
                     self._channel.trust()  # a stranger who only knocked stays within the pre-hello memory
                     self.since_ms = self._clock.wall_ms()
@@ -301,7 +316,8 @@ class Running:
     def _take(self, segment: wire.Segment) -> None:
         """Queue what arrived for the next commit; a peer that ignores its window is cut off (PROTOCOL.md 5.5)."""
         self._waiting_events += len(segment.events)
-        if self._waiting_events > RECEIVING_EVENTS_MAX:
+        self._waiting_bytes += segment.size_bytes
+        if self._waiting_events > RECEIVING_EVENTS_MAX or self._waiting_bytes > RECEIVING_BYTES_MAX:
             raise ProtocolError("overrun", "more unacknowledged events than any window allows", "5.5")
         self._receiving.put_nowait(segment)
 
@@ -333,30 +349,36 @@ class Running:
                 segments.append(self._receiving.get_nowait())
             acks = await asyncio.gather(*(self._host.receive(self._peer, s) for s in segments))
             self._waiting_events -= sum(len(s.events) for s in segments)
+            self._waiting_bytes -= sum(s.size_bytes for s in segments)
             await self._channel.send(wire.encode(wire.Acks(tuple(acks))))
 
     async def _send(self) -> None:
         """The log is the queue: read past what was acknowledged or is on its way, as far as the window allows."""
+        turn = b""
         while True:
             await self.wake.wait()
             self.wake.clear()
-            if not self.state.room():
+            new, self._more = not self._more, True  # until a look says that it saw the end
+            if not (room := self.state.room()):
                 continue  # an acknowledgement wakes us
-            segments: list[wire.Segment] = []
-            room, space = self.state.room(), self.state.space()
             self.state.forget_settled()
-            for waiting in await self._host.work(self._peer):
-                if room <= 0 or space <= 0 or self.state.rests(waiting.log, self._clock.monotonic_ms()):
-                    continue
-                after = max(waiting.acked, self.state.sent.get(waiting.log, 0))
-                events = await self._host.run_of(waiting.log, after, min(room, wire.EVENTS_MAX))
-                if events:
-                    room -= len(events)
-                    space -= sum(len(e.header) + len(e.body or b"") for e in events)
-                    segments.append(wire.Segment(*waiting.log, after + 1, waiting.members, tuple(events)))
+            resting = self.state.resting(self._clock.monotonic_ms())
+            look = Look(turn, dict(self.state.sent), resting, room, self.state.space(), new)
+            segments, turn, self._more = await self._host.pending(self._peer, look)
             if segments:
                 await self._carry(self.state.sending(segments))
+            if self._more and self.state.room():
                 self.wake.set()
+
+    async def _settle(self) -> None:
+        """Store what the peer acknowledged, all that came together in one commit."""
+        while True:
+            acks = [await self._acks.get()]
+            while not self._acks.empty():
+                acks.append(self._acks.get_nowait())
+            held = await asyncio.gather(*(self._host.acked(self._peer, ack) for ack in acks))
+            for ack, acked in zip(acks, held, strict=True):
+                self.state.settled(ack, acked)
 
     async def _tick(self) -> None:
         while True:

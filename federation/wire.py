@@ -73,6 +73,11 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     ]  # proves a direct conversation's id
     events: Annotated[tuple[Signed, ...], msgspec.Meta(min_length=1, max_length=EVENTS_MAX)]
 
+    @property
+    def size_bytes(self) -> int:
+        """Headers and bodies: what windows count (PROTOCOL.md 5.5)."""
+        return sum(len(event.header) + len(event.body or b"") for event in self.events)
+
 
 class Events(Frame, tag="events", frozen=True):
     segments: Annotated[tuple[Segment, ...], msgspec.Meta(min_length=1, max_length=SEGMENTS_MAX)]

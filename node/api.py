@@ -2,7 +2,8 @@
 
 JSON on WebSocket text frames, MessagePack on QUIC, WebSocket binary frames and in process. Ids are the text
 form of PROTOCOL.md 1.2 everywhere; only bodies, keys and proofs are bytes (base64 in JSON). Times are ms since
-1970. The machine-readable schema `node/schema.json` is generated from this module (`python -m node.coding`).
+1970. No number is above 2^53-1, since JavaScript would round it: what is longer is text. The machine-readable
+schema `node/schema.json` is generated from this module (`python -m node.coding`).
 """
 
 from typing import Annotated, Literal
@@ -38,10 +39,11 @@ CODES: dict[str, tuple[bool, str]] = {
     "conflict": (False, "the idempotency key was used for another message"),
     "too_large": (False, "over a size limit"),
     "stale": (True, "what the message was made for has changed; nothing was stored"),
-    "mailbox_full": (True, "the recipient's mailbox is full"),
+    "mailbox_full": (True, "the recipient's mailbox, or the sender's own, is full until one of their devices fetches"),
     "destination_backlogged": (True, "too much is already waiting for that node"),
     "storage_full": (True, "the node's disk is full; reads go on"),
     "busy": (True, "the node is busy or stopping"),
+    "too_slow": (True, "a deadline passed before the hello, or before a login"),
     "rate_limited": (True, "too many requests"),
     "failed": (True, "the node could not do it"),
 }
@@ -51,6 +53,7 @@ Name = Annotated[str, msgspec.Meta(max_length=64)]
 Target = Annotated[str, msgspec.Meta(max_length=320)]  # an address or a conversation id
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+Order = Annotated[str, msgspec.Meta(pattern="^[0-7][0-9a-f]{15}$", max_length=16)]  # 63 bits; sorts as text
 Password = Annotated[str, msgspec.Meta(max_length=PASSWORD_CHARS_MAX)]
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Bytes64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
@@ -108,7 +111,7 @@ class Auth(Request, tag="auth", frozen=True):
 
     token: Annotated[str, msgspec.Meta(max_length=128)]
     resume: Cursor | None = None
-    feed: bool = True  # false: requests only, nothing is pushed
+    feed: bool = True  # false: requests only; nothing is pushed, and so nothing acknowledged: the mailbox fills
 
 
 class Send(Request, tag="send", frozen=True):
@@ -146,7 +149,10 @@ class Read(Request, tag="read", frozen=True):
 
 
 class GetHistory(Request, tag="history", frozen=True):
-    """A page of a conversation, newest first going back from `before` (an event id), given oldest first."""
+    """A page of a conversation, newest first going back from `before` (an event id), given oldest first.
+
+    At most `limit` messages, and fewer where they would not fit a frame: `more` says whether any are left.
+    """
 
     conversation: Target
     before: Id | None = None
@@ -154,7 +160,14 @@ class GetHistory(Request, tag="history", frozen=True):
 
 
 class GetConversations(Request, tag="conversations", frozen=True):
+    """A page of one's conversations by id, past `after` (the last id of the page before).
+
+    At most `limit` of them, and fewer where they would not fit a frame: `more` says whether any are left.
+    """
+
     requests_only: bool = False
+    after: Id | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=PAGE_MAX)] = 200
 
 
 class Accept(Request, tag="accept", frozen=True):
@@ -252,7 +265,7 @@ class Message(msgspec.Struct, frozen=True, tag="message", tag_field="t", omit_de
     sender: str
     device: Id
     stamp: Count  # ms; display and order use (stamp, order)
-    order: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # the whole signed stamp: over 53 bits
+    order: Order  # the whole signed stamp
     kind: str
     format: str
     body: bytes | None  # none: deleted
@@ -320,6 +333,7 @@ class History(Result, tag="history", frozen=True):
 
 class Conversations(Result, tag="conversations", frozen=True):
     conversations: tuple[ConversationState, ...]
+    more: bool = False
 
 
 class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -410,6 +424,11 @@ class ApiError(Exception):
     @property
     def retry(self) -> bool:
         return CODES[self.code][0]
+
+
+def order(stamp: int) -> str:
+    """A signed stamp (0 ... 2^63-1) as `Message.order`: 16 hex digits, so that texts sort as the stamps do."""
+    return f"{stamp:016x}"
 
 
 def login_bytes(nonce: bytes, user: str) -> bytes:

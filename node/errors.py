@@ -1,4 +1,4 @@
-"""Why a node cannot start or go on; what embedders catch."""
+"""Why a node cannot start or go on. `str()` of each says what to do about it."""
 
 from node.client.errors import Ended
 

@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from federation import wire
+from federation.errors import AddressError
 from federation.event import Signed
-from federation.identity import Identity, encode_chain
+from federation.identity import Identity, encode_chain, split_host_port
 from federation.ids import Log
 from federation.link import Standing
 from federation.ports import ChannelClosed
-from federation.service import Known, Waiting
+from federation.service import Found, Known, Look
 from node.api import ApiError
-from node.core.peers import MeetPeer
+from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked
 from node.core.receive import Receive
 from node.storage import reads
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from node.directory import Directory
     from node.storage.writer import Store
 
-LOGS_MAX = 64  # logs of one peer looked at together; the rest come with the next look
+STRANGERS_MAX = 1024  # nodes that no administrator decided on: a key costs nothing, and `open` ones are called
 
 
 class Host:
@@ -37,33 +38,30 @@ class Host:
         ]
 
     async def meet(self, identity: Identity, hello: wire.Hello) -> Standing:
-        taken = self._directory.node_of(hello.name)
+        taken, peers = self._directory.node_of(hello.name), self._directory.peers
+        if identity.node not in peers and sum(p.state in STRANGERS for p in peers.values()) >= STRANGERS_MAX:
+            return "blocked"
+        addresses = tuple(address for address in hello.addresses if _dialable(address))
         try:
             peer = await self._store.submit(
-                MeetPeer(identity.node, hello.name, encode_chain(hello.chain), hello.addresses, taken)
+                MeetPeer(identity.node, hello.name, encode_chain(hello.chain), addresses, taken)
             )
         except ApiError:
             return "blocked"
         return standing(peer.state)
 
-    async def work(self, peer: bytes) -> Sequence[Waiting]:
-        found = await self._store.read(reads.work, peer, LOGS_MAX)
-        return [
-            Waiting(
-                Log(head.conversation, head.origin, head.incarnation),
-                outbound.acked,
-                ((c.node_a, c.local_a), (c.node_b, c.local_b)),
-            )
-            for outbound, head, c in found
-        ]
-
-    async def run_of(self, log: Log, after: int, limit: int) -> Sequence[Signed]:
-        events = await self._store.read(reads.log_run, log.key, after, limit)
-        return [Signed(e.header, e.signature, e.body) for e in events]
+    async def pending(self, peer: bytes, look: Look) -> Found:
+        sent = {log.key: seq for log, seq in look.sent.items()}
+        resting = {log.key for log in look.resting}
+        runs, turn, more = await self._store.read(
+            reads.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new
+        )
+        return Found([_segment(run) for run in runs], turn, more)
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         try:
-            ack: wire.LogAck = await self._store.submit(Receive(peer, segment))
+            notices = not segment.members  # nobody waits for them
+            ack: wire.LogAck = await self._store.submit(Receive(peer, segment), later=notices)
             return ack
         except ApiError as error:  # full or busy: the peer keeps it and offers it again
             verdict = wire.Verdict(segment.first, "later", error.code, error.message[: wire.REASON_CHARS_MAX])
@@ -78,10 +76,27 @@ class Host:
             if verdict.verdict == "later":
                 self.paused[log] = f"{verdict.code}: {verdict.reason}"
         try:
-            acked: int = await self._store.submit(PeerAcked(peer, ack))
+            acked: int = await self._store.submit(PeerAcked(peer, ack), later=True)
             return acked
         except (ApiError, StoreFailed) as error:
             raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
+
+
+def _segment(run: reads.Run) -> wire.Segment:
+    head, c = run.of.head, run.of.conversation
+    return wire.Segment(
+        head.conversation, head.origin, head.incarnation, run.after + 1,
+        ((c.node_a, c.local_a), (c.node_b, c.local_b)) if c.kind == "direct" else (),
+        tuple(Signed(e.header, e.signature, e.body) for e in run.events),
+    )  # fmt: skip
+
+
+def _dialable(address: str) -> bool:
+    """A hello's other addresses are useless hints (PROTOCOL.md 3.2)."""
+    try:
+        return bool(split_host_port(address))
+    except AddressError:
+        return False
 
 
 def standing(state: str) -> Standing:

@@ -6,12 +6,10 @@ An embedded node takes no signals, configures no logging, reads no environment a
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import NodeLink
@@ -20,7 +18,7 @@ from federation.link import Settings, Us
 from federation.memory import pair
 from federation.ports import Channel
 from federation.service import Dial, Service
-from node import api, coding, keys
+from node import api, keys
 from node.api import ApiError
 from node.config import Config
 from node.core import rows
@@ -28,8 +26,9 @@ from node.core.context import Context
 from node.core.people import AddAccount
 from node.core.progress import CloseNotices
 from node.core.view import Hint
+from node.datadir import lock, open_keys, private
 from node.directory import Directory, conversation_id
-from node.errors import DataDirInUse, KeyExposed, NewerDatabase, NodeError, NodeFailed, StoreUnusable
+from node.errors import NewerDatabase, NodeError, NodeFailed, StoreUnusable
 from node.explain import explain
 from node.host import Host
 from node.session import Session
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from node.client import Client
 
 log = logging.getLogger("roost.node")
-CODECS = {"json": coding.JSON, "msgpack": coding.MSGPACK}
+STRANGERS_SHARE, STRANGERS_MIN = 4, 16  # one connection in so many may be without a login; so many always may
 Authenticate = Callable[[str, str], Awaitable[bool]]
 
 
@@ -56,7 +55,9 @@ class Node:
         self.us = Us(node_keys.chain, node_keys.key, node_keys.identity.node, config.name,
                      system.random(INCARNATION_BYTES), config.hints)  # fmt: skip
         self.directory = Directory(self.us.node, config.name)
-        self.sessions: dict[str, set[Session]] = {}
+        self.sessions: dict[str, set[Session]] = {}  # logged in, by user
+        self.connections: set[Session] = set()  # all that came through a door
+        self.strangers: set[Session] = set()  # those of them that did not log in
         self.lights: dict[str, tuple[str, int]] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.authenticate: Authenticate | None = None
@@ -76,9 +77,11 @@ class Node:
         cls, config: Config, authenticate: Authenticate | None = None, listen: bool = True, system: System | None = None
     ) -> "AsyncIterator[Node]":
         """Start, run the body, stop. `listen=False` opens the store only, for administration beside no server."""
-        lock = _lock(config.data_path)
+        held = lock(config.data_path)
         try:
-            node_keys = _keys(config.data_path)
+            node_keys = open_keys(config.data_path)
+            if not config.database:
+                private(config.data_path)
             try:
                 runner = open_runner(config.database_url)
             except ModuleNotFoundError as error:
@@ -98,7 +101,7 @@ class Node:
             finally:
                 await node.close()
         finally:
-            os.close(lock)
+            os.close(held)
 
     async def start(self, dial: Dial | None) -> None:
         """Bring the store up and federation with it. Raises a `NodeError`."""
@@ -112,7 +115,7 @@ class Node:
         context = Context(
             self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
             self.config.limits.mailbox_messages, self.config.federation.policy,
-            self.config.limits.waiting_per_peer_events,
+            self.config.limits.waiting_per_peer_events, self.config.limits.message_bytes,
         )  # fmt: skip
         self.store = Store(
             self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed
@@ -226,6 +229,8 @@ class Node:
                 self.service.poke(key if isinstance(key, bytes) else b"")
             elif kind == "peers":
                 self.own(self.peers_changed(), "peers")
+            elif kind == "met":  # whatever anybody's hello says, no other peer is called sooner for it
+                self.own(self._load_peers(), "peers")
             elif kind == "account":
                 self._end_sessions(str(key), None, "the account is disabled")
             elif kind == "device":
@@ -233,8 +238,11 @@ class Node:
             elif kind == "evidence":
                 log.warning("%s sent two events under one number: kept as evidence", key)
 
-    async def peers_changed(self) -> None:
+    async def _load_peers(self) -> None:
         self.directory.load(await self.store.read(reads.all_peers))
+
+    async def peers_changed(self) -> None:
+        await self._load_peers()
         self.service.peers_changed()
 
     def _end_sessions(self, local: str, device: "str | bytes | None", reason: str) -> None:
@@ -245,19 +253,33 @@ class Node:
                     session.end("bad_token", reason)
 
     def _light(self, peer: bytes, state: str, since_ms: int) -> None:
-        name = self.directory.name_of(peer)
+        known, name = self.directory.peers.get(peer), self.directory.name_of(peer)
+        if name not in self.lights and (known is None or known.state not in ("accepted", "open")):
+            return  # a stranger: everybody's screens are not for whoever knocks
         self.lights[name] = (state, since_ms)
         for group in self.sessions.values():
             for session in group:
                 session.light(name, state, since_ms)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
-    async def serve(self, channel: Channel, codec: str = "msgpack") -> None:
-        """Serve one client connection to its end; the doors call this."""
-        if sum(map(len, self.sessions.values())) >= self.config.limits.sessions:
-            await channel.close("too many clients")
+    async def serve(self, channel: Channel, is_text: Callable[[], bool] = lambda: False) -> None:
+        """Serve one client connection to its end; the doors call this.
+
+        `is_text` says, once the first frame came, whether the client speaks JSON. Over `limits.sessions` the client
+        is told `busy`. Who did not log in counts too, and has a bound below that: strangers cannot take every place.
+        """
+        session = Session(self, channel, is_text)
+        limit = self.config.limits.sessions
+        if len(self.connections) >= limit or len(self.strangers) >= max(limit // STRANGERS_SHARE, STRANGERS_MIN):
+            await session.refuse("busy", "too many clients are connected; try again later")
             return
-        await Session(self, channel, CODECS[codec]).run()
+        self.connections.add(session)
+        self.strangers.add(session)
+        try:
+            await session.run()
+        finally:
+            self.connections.discard(session)
+            self.strangers.discard(session)
 
     def join(self, session: Session) -> None:
         assert session.device is not None
@@ -331,32 +353,7 @@ class Node:
         """A client's end of an in-process connection."""
         self._check()
         ours, theirs = pair()
-        task = asyncio.ensure_future(self.serve(theirs))
+        task = asyncio.ensure_future(Session(self, theirs, lambda: False).run())  # our own process: not counted
         self._session_tasks.add(task)
         task.add_done_callback(self._session_tasks.discard)
         return ours
-
-
-def _lock(data_dir: Path) -> int:
-    """One process per data directory; the lock ends with the process, however that dies."""
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise DataDirInUse(f"{data_dir} is in use by another process; stop that one first") from None
-    return handle
-
-
-def _keys(data_dir: Path) -> keys.NodeKeys:
-    try:
-        return keys.load(data_dir)
-    except FileNotFoundError:
-        if (data_dir / "roost.db").exists():
-            raise StoreUnusable(f"{data_dir / keys.FILE} is missing; restore it from your backup") from None
-        return keys.create(data_dir)
-    except keys.KeyExposed as error:
-        raise KeyExposed(str(error)) from None
-    except (ValueError, KeyError, OSError) as error:
-        raise StoreUnusable(f"{data_dir / keys.FILE} cannot be read: {error}; restore it from your backup") from None

@@ -12,7 +12,7 @@ from node.core import render, rows
 from node.core.log import members
 from node.core.people import AddAccount, AddDevice, ChangeAccount, ChangeDevice
 from node.core.progress import Acknowledge, Consent, parse_mark
-from node.directory import device_id, event_id
+from node.directory import conversation_id, device_id, event_id
 from node.storage import reads
 from node.system import token_hash
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from node.session import Session
 
 TOKEN_BYTES = 32
-PAGE_BYTES_MAX = FRAME_BYTES_MAX // 2  # of history; JSON carries a body as base64, a third longer
+HISTORY_BYTES_MAX = FRAME_BYTES_MAX - 1024  # of a page, in JSON
 
 
 async def login(session: "Session", frame: api.Login) -> api.LoggedIn:
@@ -71,13 +71,12 @@ async def read(session: "Session", frame: api.Read) -> api.Done:
 async def history(session: "Session", frame: api.GetHistory) -> api.History:
     node, device = session.node, session.logged_in()
     conversation = node.conversation(device.local, frame.conversation)
-    if not any(s.conversation == conversation for s, _ in await node.store.read(reads.standings_of, device.local)):
+    row = await node.store.read(reads.conversation_of, device.local, conversation)
+    if row is None:
         return api.History(())
     before = event_id(frame.before) if frame.before else None
-    page, more, receipts, failed = await node.store.read(
-        reads.history, node.us.node, conversation, before, frame.limit, PAGE_BYTES_MAX
-    )
-    row = next(c for s, c in await node.store.read(reads.standings_of, device.local) if s.conversation == conversation)
+    bounds = (frame.limit, HISTORY_BYTES_MAX)
+    page, more, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, *bounds)
     messages = []
     for p in page:
         mine = p.origin == node.us.node and p.event.sender == device.local
@@ -92,13 +91,14 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
 async def conversations(session: "Session", frame: api.GetConversations) -> api.Conversations:
     node, device = session.node, session.logged_in()
     me = User(node.us.node, device.local)
+    after = conversation_id(frame.after) if frame.after else b""
+    page, marks, more = await node.store.read(
+        reads.standings_of, me.node, me.local, frame.requests_only, after, frame.limit
+    )
     out = []
-    for standing, row in await node.store.read(reads.standings_of, device.local):
-        if frame.requests_only and standing.state != "request":
-            continue
+    for standing, row in page:
         other = next((m for m in members(row) if m != me), me)
-        marks = await node.store.read(reads.read_marks, device.local, node.us.node, standing.conversation)
-        read_upto = tuple(api.Mark(to_text(h.origin), to_text(h.incarnation), seq) for h, seq in marks if seq)
+        read_upto = tuple(api.Mark(to_text(o), to_text(i), seq) for o, i, seq in marks.get(standing.conversation, ()))
         out.append(
             api.ConversationState(
                 to_text(standing.conversation),
@@ -108,7 +108,7 @@ async def conversations(session: "Session", frame: api.GetConversations) -> api.
                 standing.last_stamp >> 16,
             )
         )
-    return api.Conversations(tuple(out))
+    return api.Conversations(tuple(out), more)
 
 
 async def accept(session: "Session", frame: api.Accept) -> api.Done:

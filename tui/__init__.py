@@ -2,7 +2,7 @@
 
 - `run`      the way in: `run_chat`, `run_demo`
 - `app`      the whole screen for one person; `demo` two people side by side
-- `pane`     joins widgets and client; `room` is what it remembers about the open conversation
+- `pane`     one person's chat: which conversation is open; `talk` is the open one, `room` what it remembers
 - `bridge`   the only module that calls the SDK, and the protocol it calls
 - `actions`  every key, in one table
 - `model`    decisions without a screen: order, states in words, finding; `rows` the lines of a conversation

@@ -46,6 +46,8 @@ ACTIONS: tuple[Action, ...] = (
            "timeline", True, "y", palette=False),
     Action("retry", "r,R", "Retry", "Send the selected message again after it failed.",
            "timeline", True, "R", palette=False),
+    Action("take_back", "e", "Take back", "Put the selected message back into the input, if it did not leave yet.",
+           "timeline", True, "e", palette=False),
     Action("leave", "escape", "Back", "Back to writing.", "timeline", True, "Esc", palette=False),
     Action("accept", "a", "Accept", "Accept a request: the person can write to you and sees receipts.",
            "request", True, "a", palette=False),
@@ -53,7 +55,7 @@ ACTIONS: tuple[Action, ...] = (
            "request", True, "d", palette=False),
     Action("other_pane", "ctrl+o,tab", "Other person", "Move to the other person's side.",
            "demo", True, "Tab"),
-    Action("help", "f1", "Help", "This page.", "app", True, "F1"),
+    Action("help", "f1", "Help", "Keys, and the signs behind your messages.", "app", True, "F1"),
     Action("quit", "ctrl+q", "Quit", "Leave; queued messages stay queued and are sent later.",
            "app", True, "Ctrl+Q"),
 )  # fmt: skip
@@ -61,7 +63,8 @@ ACTIONS: tuple[Action, ...] = (
 # Keys the composer handles itself, for the help page only.
 TYPING: tuple[tuple[str, str], ...] = (
     ("Enter", "Send."),
-    ("Shift+Enter, Alt+Enter, Ctrl+J", "A new line. Ctrl+J works in every terminal."),
+    ("Ctrl+J", "A new line, in every terminal; also Shift+Enter and Alt+Enter where they arrive."),
+    ("F7, Ctrl+Z", "Select all you wrote; undo."),
     ("Ctrl+P", "All commands by name."),
 )
 

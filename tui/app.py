@@ -14,6 +14,14 @@ from tui.pane import ChatPane
 from tui.screens.help import HelpScreen
 
 
+class ChatScreen(Screen[None]):
+    """The screen below all others."""
+
+    def on_screen_resume(self) -> None:
+        for pane in self.query(ChatPane):  # what lay over it is gone: the person looks again
+            pane.talk.attention_changed()
+
+
 class RoostApp(App[int]):
     """What the chat and the demo share: style, help, palette."""
 
@@ -21,10 +29,13 @@ class RoostApp(App[int]):
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
     PLACES: ClassVar[tuple[actions.Place, ...]] = ("app", "pane", "timeline", "request")
 
+    def get_default_screen(self) -> ChatScreen:
+        return ChatScreen()
+
     @property
     def pane(self) -> ChatPane:
-        """Where commands of the palette apply."""
-        raise NotImplementedError
+        """Where the person is, and commands of the palette apply: one pane is active."""
+        return next(pane for pane in self.screen_stack[0].query(ChatPane) if pane.active)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         for action in actions.palette("pane", "app"):
@@ -63,7 +74,3 @@ class ChatApp(RoostApp):
     def compose(self) -> ComposeResult:
         yield ChatPane(self._client)
         yield Footer(show_command_palette=False)
-
-    @property
-    def pane(self) -> ChatPane:
-        return self.screen_stack[0].query_one(ChatPane)

@@ -46,6 +46,8 @@ class ChatClient(Protocol):
 
     async def retry(self, key: str) -> object: ...
 
+    async def withdraw(self, key: str) -> bool: ...
+
     async def read(self, conversation: str) -> object: ...
 
     async def accept(self, conversation: str) -> object: ...
@@ -110,6 +112,9 @@ class Bridge:
 
     async def retry(self, key: str) -> None:
         await self._try("not retried", self._client.retry(key))
+
+    async def withdraw(self, key: str) -> bool:
+        return bool(await self._try("not taken back", self._client.withdraw(key)))
 
     async def read(self, conversation: str) -> None:
         await self._try("the read mark was not moved", self._client.read(conversation))

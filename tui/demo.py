@@ -38,11 +38,6 @@ class DemoApp(RoostApp):
         base = self.screen_stack[0]
         return base.query_one("#left", ChatPane), base.query_one("#right", ChatPane)
 
-    @property
-    def pane(self) -> ChatPane:
-        left, right = self.panes
-        return left if left.active else right
-
     def on_chat_pane_entered(self, event: ChatPane.Entered) -> None:
         for pane in self.panes:
             pane.active = pane is event.pane
@@ -52,7 +47,7 @@ class DemoApp(RoostApp):
         goes_to = right if left.active else left
         for pane in self.panes:
             pane.active = pane is goes_to
-        goes_to.focus_input()
+        goes_to.talk.focus_input()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In the switcher or the help, Tab keeps its usual meaning."""

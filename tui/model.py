@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from node.client.model import Conversation, Lights, Message
 from tui import text
@@ -40,7 +39,7 @@ def note_of(message: Message) -> str:
     """A line below a message that says what is wrong and what to do about it."""
     reason = text.line(message.reason, 200)
     if message.mine and message.state == "failed":
-        return f"✗ not sent: {reason or 'no reason given'}. Select it and press R to retry."
+        return f"✗ not sent: {reason or 'no reason given'}. Up selects it: R retries, e takes it back."
     if message.state == "void":
         return f"⊘ void: {reason or 'the group no longer counts it'}."
     return "↷ arrived late" if message.late else ""
@@ -110,8 +109,7 @@ def _starts_word(have: str, at: int) -> bool:
 class Choice:
     """One line of the switcher: a room that exists, or an address to write to."""
 
-    kind: Literal["room", "new"]
-    value: str  # conversation id or address
+    id: str  # of the conversation; or the address
     title: str
     unread: int = 0
     request: bool = False
@@ -119,17 +117,17 @@ class Choice:
 
 def choices(query: str, conversations: Iterable[Conversation], mine: str = "") -> list[Choice]:
     """What the switcher offers; with nothing typed, the same order as the list: unread first."""
-    query = query.strip()
+    query = query.strip().casefold()  # addresses have no capitals
     scored: list[tuple[int, int, Conversation]] = []
     for rank, conversation in enumerate(ordered(conversations)):
         score = fuzzy(query.lstrip("@"), conversation.title)
         if score is not None:
             scored.append((-score, rank, conversation))
     scored.sort(key=lambda entry: entry[:2])
-    found = [Choice("room", c.id, text.name(c.title), c.unread, c.request) for _, _, c in scored]
+    found = [Choice(c.id, text.name(c.title), c.unread, c.request) for _, _, c in scored]
     known = {choice.title for choice in found}
     if text.is_address(query) and query == text.name(query) and query not in known and query != mine:
-        found.append(Choice("new", query, f"Write to {query}"))
+        found.append(Choice(query, f"Write to {query}"))
     return found
 
 
@@ -157,11 +155,16 @@ def light(title: str, state: str, since_ms: int, now_ms: int) -> str:
 def status(lights: Lights, peer: str | None) -> str:
     """The row above the composer: empty while all is well, else what will happen to a message typed now."""
     if lights.me != "up":
-        why = f" ({text.line(lights.reason, 80)})" if lights.reason else ""
+        why = f" ({text.line(lights.reason, 80).partition('. ')[0]})" if lights.reason else ""
         return f"offline: messages will be sent when the node is back{why}"
     if peer and lights.peers.get(peer, ("up", 0))[0] == "down":
         return f"{peer} is unreachable: your node will deliver when it is back"
     return ""
+
+
+def header(title: str, below: int = 0, elsewhere: int = 0) -> str:
+    """The row above the messages: who it is, and what is new where nobody looks."""
+    return title + (f"  ↓ {below} new" if below else "") + (f"  +{elsewhere} unread (Alt+A)" if elsewhere else "")
 
 
 def preview(conversation: Conversation) -> str:

@@ -1,32 +1,30 @@
-"""One person's chat: list, timeline, composer. A whole screen of `ChatApp`, or half of the demo."""
+"""One person's chat: the list and the open conversation. A whole screen of `ChatApp`, or half of the demo."""
 
 import time
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Container, Horizontal, Vertical
+from textual.containers import Container, Horizontal
 from textual.message import Message as Event
 from textual.reactive import reactive
-from textual.widgets import Static
 
-from node.client.model import Change, Conversation, Message
+from node.client.model import Change, Conversation
 from tui import actions, model, text
-from tui.bridge import PAGE_MESSAGES, Bridge, ChatClient
+from tui.bridge import Bridge, ChatClient
 from tui.room import Room
 from tui.screens.switcher import Switcher
-from tui.widgets.composer import Composer
+from tui.talk import Talk
 from tui.widgets.conversations import ConversationList
 from tui.widgets.lights import LightsBar
-from tui.widgets.request import RequestBar
-from tui.widgets.timeline import Timeline
 
 NARROW_CELLS = 60
 AGES_S = 5.0
 
 
 class ChatPane(Container):
-    """Joins the widgets to the bridge. What it decides is in `model`, what a room remembers in `room`."""
+    """Which conversation is open, and what is around it; what happens in it is the business of `Talk`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("pane")]
 
@@ -44,92 +42,38 @@ class ChatPane(Container):
         self._to = to  # whom to write to when there is no conversation yet
         self.bridge = Bridge(client, self._problem)
         self.conversations: list[Conversation] = []
-        self.room = Room()
-        self._drafts: dict[str, str] = {}
+        self.lights_bar = LightsBar(classes="lights")
+        self.listed = ConversationList()
+        self.talk = Talk(self.bridge)
         self._list_wanted = False
-        self._told = ""
 
     def compose(self) -> ComposeResult:
-        yield LightsBar(classes="lights")
+        yield self.lights_bar
         with Horizontal():
-            yield ConversationList()
-            with Vertical():
-                yield Static("", markup=False, classes="room")
-                yield Timeline()
-                yield Static("", markup=False, classes="status")
-                yield RequestBar()
-                yield Composer()
+            yield self.listed
+            yield self.talk.data_bind(ChatPane.active)
 
     def on_mount(self) -> None:
-        self.lights_bar = self.query_one(LightsBar)
-        self.listed = self.query_one(ConversationList)
-        self.timeline = self.query_one(Timeline)
-        self.composer = self.query_one(Composer)
-        self.request_bar = self.query_one(RequestBar)
         self.lights_bar.mine = self.bridge.address
-        self._draw_frame()
-        self.watch(self.app, "app_focus", self._attention_changed, init=False)
+        self._draw()
         self.set_interval(AGES_S, self._draw_lights)
         self.run_worker(self.bridge.watch(self._changed), group="changes")
         self.run_worker(self._start(), group="list")
 
     async def _start(self) -> None:
         await self._load_list()
-        if self.room.target is None and self._to:
-            self.write_to(self._to)
-
-    async def _adopt(self) -> None:
-        """Where there was no room, or only an address, the conversation that appeared is opened."""
-        if self.room.id is not None or not self.conversations:
-            return
-        if not self.room.address:
-            first = min(self.conversations, key=lambda c: c.request)  # a person you know before a stranger
-            await self._open(first.id)
-        elif found := next((c for c in self.conversations if c.title == self.room.address), None):
-            self.room.id, self.room.conversation = found.id, found
-            self._draw_frame()
-            await self._reload()
+        if self.talk.room.id is None and self._to:
+            self.open(self._to)
 
     # -- news from the client
 
     def _changed(self, change: Change) -> None:
-        message = change.message
         if change.kind == "lights":
             self._draw_lights()
             return
-        if message is not None and self._is_here(message):
-            if self.room.is_loading:
-                self.room.waiting.append(message)
-            else:
-                self._put(message)
-        if change.kind == "conversation" and change.conversation is None:
-            self.run_worker(self._reload(), group="reload", exclusive=True)
+        self.talk.take(change)
         if change.kind != "state":
             self._refresh_list()
-
-    def _is_here(self, message: Message) -> bool:
-        return self.room.holds(message.conversation) or self.timeline.message_at(message.key) is not None
-
-    def _put(self, message: Message) -> None:
-        timeline = self.timeline
-        is_news = timeline.message_at(message.key) is None and not message.mine
-        is_seen = self._is_watching and timeline.sees_newest
-        timeline.put(message)
-        if not is_news or is_seen or self.room.is_request:
-            return
-        if timeline.rows.unread is None or self.room.line_is_done:
-            self.room.line_is_done = False
-            timeline.mark_unread(message.key)
-        if not self._is_watching:
-            timeline.hold_unread()  # what comes while nobody looks must not push the first of it off the screen
-
-    async def _reload(self) -> None:
-        """The client had too much news to tell one by one."""
-        room = self.room
-        if room.target is not None and not room.is_loading:
-            for message in await self.bridge.messages(room.target) or []:
-                if room is self.room:
-                    self._put(message)
 
     def _refresh_list(self) -> None:
         """A burst of news reads the list once more, not once each."""
@@ -143,240 +87,114 @@ class ChatPane(Container):
         if found is None:
             return
         self.conversations = found
-        self.room.conversation = next((c for c in found if c.id == self.room.id), self.room.conversation)
-        self._draw_frame()
-        await self._adopt()
-        self._read_if_seen()
+        await self.talk.recognise(found)
+        self._draw()
+        await self._open_first()
+        self.talk.read_if_seen()
 
     # -- what is on screen
 
-    def _draw_frame(self) -> None:
-        """Everything around the timeline."""
-        room = self.room
-        self.listed.show(self.conversations, room.id)
-        title = text.name(room.title) if room.title else "No conversation yet. Ctrl+K and an address starts one."
-        self.query_one(".room", Static).update(title)
-        self.request_bar.who = room.title
-        had_bar = self.request_bar.display
-        self.request_bar.display = room.is_request
-        self.composer.display = not room.is_request and room.target is not None
-        if had_bar != self.request_bar.display:
-            self.focus_input()
+    def _draw(self) -> None:
+        self.listed.show(self.conversations, self.talk.room.id)
+        self.talk.draw(self.conversations, self.has_class("narrow"))
         self._draw_lights()
 
     def _draw_lights(self) -> None:
-        lights = self.bridge.lights
-        node = text.node_of(self.room.title) if self.room.title else None
+        lights, title = self.bridge.lights, self.talk.room.title
+        node = text.node_of(title) if title else None
         peer = None if node == text.node_of(self.bridge.address) else node
         self.lights_bar.now_ms = int(time.time() * 1000)
         self.lights_bar.peer = peer
         self.lights_bar.lights = lights
-        told = model.status(lights, peer)
-        if told != self._told:
-            self._told = told
-            status = self.query_one(".status", Static)
-            status.update(told)
-            status.display = bool(told)
-
-    def focus_input(self) -> None:
-        """Where typing belongs now; a pane that is not active does not take the focus."""
-        if self.active:
-            for widget in (self.request_bar, self.composer, self.timeline):
-                if widget.display:
-                    widget.focus(scroll_visible=False)
-                    return
+        self.talk.status = model.status(lights, peer)
 
     def on_resize(self) -> None:
         self.set_class(self.size.width < NARROW_CELLS, "narrow")
-
-    # -- being read
-
-    @property
-    def _is_watching(self) -> bool:
-        """Whether a person can see this pane: a focused terminal, this side, nothing over it."""
-        return self.app.app_focus and self.active and self.app.screen is self.screen
-
-    def _read_if_seen(self) -> None:
-        """Tell that it was read, only if it was on screen in front of a person."""
-        room = self.room
-        if not (self._is_watching and self.timeline.sees_newest) or room.id is None or room.is_loading:
-            return
-        if (mark := room.unread_mark()) is not None:
-            room.asked_read = mark
-            self.run_worker(self.bridge.read(room.id), group="read")
-
-    def _attention_changed(self) -> None:
-        if self._is_watching:
-            self._read_if_seen()
-        elif not self.room.unread:
-            self.room.line_is_done = True
-
-    def watch_active(self) -> None:
-        if self.is_mounted:
-            self._attention_changed()
-
-    def on_screen_resume(self) -> None:
-        self._attention_changed()
-
-    def on_timeline_bottom_reached(self) -> None:
-        self._read_if_seen()
+        self._draw()
 
     def on_descendant_focus(self) -> None:
         self.post_message(self.Entered(self))
 
-    # -- rooms
+    def on_key(self, event: events.Key) -> None:
+        """A letter that is no key where the focus is: writing is meant."""
+        is_free = event.is_printable and event.key not in self.screen.active_bindings
+        if event.character is not None and is_free and self.talk.composer.display:
+            event.stop()
+            self.talk.write(event.character)
+
+    # -- which conversation
 
     def open(self, conversation: str) -> None:
+        """A conversation by its id, or an address to write to."""
         self.run_worker(self._open(conversation), group="open", exclusive=True)
 
     async def _open(self, conversation: str) -> None:
-        if conversation == self.room.id:
-            self.focus_input()
+        if conversation == self.talk.room.id:
+            self.talk.focus_input()
             return
-        found = next((c for c in self.conversations if c.id == conversation), None)
-        await self._fill(self._enter(Room(conversation, found)))
+        self._enter(Room(conversation, next((c for c in self.conversations if c.id == conversation), None)))
+        await self.talk.fill()
 
-    async def _fill(self, room: Room) -> None:
-        """Show what the cache has of a room."""
-        messages = await self.bridge.messages(room.target or "") or []
-        if room is not self.room:  # another one was opened meanwhile
-            return
-        room.has_older = len(messages) >= PAGE_MESSAGES
-        self.timeline.show(messages, model.first_unread(messages, room.conversation))
-        room.is_loading = False
-        for message in room.waiting:
-            self._put(message)
-        room.waiting.clear()
-        self._read_if_seen()
+    async def _open_first(self) -> None:
+        """Where there was nothing to show."""
+        if self.talk.room.id is None and self.conversations:
+            first = min(self.conversations, key=lambda c: c.request)  # a person you know before a stranger
+            await self._open(first.id)
 
-    def _enter(self, room: Room) -> Room:
-        """Leave one room for another; what was being written stays with its room."""
-        if self.room.target is not None:
-            self._drafts[self.room.target] = self.composer.text
-        self.room = room
-        self.timeline.show([], None)
-        self.composer.load_text(self._drafts.pop(room.target or "", ""))
-        self.composer.move_cursor(self.composer.document.end)
-        self._draw_frame()
-        self.focus_input()
-        return room
+    def _enter(self, room: Room) -> None:
+        self.talk.enter(room)
+        self._draw()
+        self.talk.focus_input()
 
-    def write_to(self, address: str) -> None:
-        """A room that has no id until the node took the first message."""
-        self.run_worker(self._fill(self._enter(Room(address=address))), group="open", exclusive=True)
+    def on_talk_moved(self) -> None:
+        self._refresh_list()
+
+    async def on_talk_declined(self) -> None:
+        room = self.talk.room
+        await self._load_list()
+        if room is self.talk.room and all(c.id != room.id for c in self.conversations):
+            self._enter(Room())
+            await self._open_first()
+
+    def on_conversation_list_opened(self, event: ConversationList.Opened) -> None:
+        self.open(event.conversation)
 
     def action_switch(self) -> None:
         def chosen(choice: model.Choice | None) -> None:
-            if choice is not None and choice.kind == "room":
-                self.open(choice.value)
-            elif choice is not None:
-                self.write_to(choice.value)
-            self._attention_changed()
+            if choice is not None:
+                self.open(choice.id)
 
         self.app.push_screen(Switcher(self.conversations, self.bridge.address), chosen)
 
     def action_next_unread(self) -> None:
-        found = model.next_unread(self.conversations, self.room.id)
+        found = model.next_unread(self.conversations, self.talk.room.id)
         if found is None:
             self.app.notify("Nothing unread anywhere else.", markup=False)
         else:
             self.open(found.id)
 
     def action_room(self, step: int) -> None:
-        if (found := model.neighbour(self.conversations, self.room.id, step)) is not None:
+        if (found := model.neighbour(self.conversations, self.talk.room.id, step)) is not None:
             self.open(found.id)
 
     def action_room_number(self, number: int) -> None:
         if number <= len(self.conversations):
             self.open(self.conversations[number - 1].id)
 
-    def on_conversation_list_opened(self, event: ConversationList.Opened) -> None:
-        self.open(event.conversation)
-
-    # -- reading
+    # -- where in it
 
     def action_unread_line(self) -> None:
-        if not self.timeline.to_unread():
+        if not self.talk.timeline.to_unread():
             self.app.notify("Nothing unread here.", markup=False)
 
     def action_page(self, pages: int) -> None:
-        self.timeline.page(pages)
+        self.talk.timeline.page(pages)
 
     def action_oldest(self) -> None:
-        self.timeline.to_start()
+        self.talk.timeline.to_start()
 
     def action_newest(self) -> None:
-        self.timeline.to_end()
-
-    def on_timeline_older_wanted(self) -> None:
-        if self.room.has_older and not self.room.is_loading:
-            self.run_worker(self._load_older(self.room), group="older")
-
-    async def _load_older(self, room: Room) -> None:
-        messages = self.timeline.rows.messages
-        if room.is_loading_older or room.target is None or not messages:
-            return
-        room.is_loading_older = True
-        # One more millisecond: several messages may share the stamp of the oldest; known ones are dropped by key.
-        older = await self.bridge.messages(room.target, messages[0].stamp + 1)
-        room.is_loading_older = False
-        if room is self.room and older is not None:
-            room.has_older = self.timeline.prepend(older) > 0
-
-    # -- writing and acting
-
-    def on_composer_sent(self, event: Composer.Sent) -> None:
-        self.composer.clear()
-        self.run_worker(self._send(self.room, event.text), group="send")
-
-    async def _send(self, room: Room, body: str) -> None:
-        target = room.target
-        assert target is not None
-        sent = await self.bridge.send(target, body)
-        if sent is None:  # nothing is lost: it goes back to where it was written
-            if room is not self.room:
-                self._drafts[target] = "\n".join(part for part in (body, self._drafts.get(target, "")) if part)
-            elif self.composer.text:
-                self.composer.insert(f"{body}\n", (0, 0))
-            else:
-                self.composer.insert(body)
-            return
-        if room is self.room:
-            if room.id is None and text.is_address(sent.conversation):
-                room.address = sent.conversation  # as the client spells it
-            if self.timeline.message_at(sent.key) is None:  # its first change may be here already, and be newer
-                self.timeline.put(sent)
-            self.timeline.to_end()
-        self._refresh_list()
-
-    def on_composer_select_wanted(self) -> None:
-        if self.timeline.select(-1):
-            self.timeline.focus(scroll_visible=False)
-
-    def on_timeline_left(self) -> None:
-        self.focus_input()
-
-    def on_timeline_copy_wanted(self, event: Timeline.CopyWanted) -> None:
-        self.app.copy_to_clipboard(text.body(event.message.text))
-        self.app.notify("Copied, if your terminal allows it (OSC 52).", markup=False)
-
-    def on_timeline_retry_wanted(self, event: Timeline.RetryWanted) -> None:
-        if event.message.mine and event.message.state == "failed":
-            self.run_worker(self.bridge.retry(event.message.key), group="send")
-        else:
-            self.app.notify("Only a message that failed can be retried.", markup=False)
-
-    async def on_request_bar_accepted(self) -> None:
-        if self.room.id is not None and await self.bridge.accept(self.room.id):
-            self._refresh_list()
-
-    async def on_request_bar_declined(self) -> None:
-        room = self.room
-        if room.id is not None and await self.bridge.decline(room.id):
-            await self._load_list()
-            if room is self.room and all(c.id != room.id for c in self.conversations):
-                self._enter(Room())
-                await self._adopt()
+        self.talk.timeline.to_end()
 
     def _problem(self, told: str) -> None:
         self.app.notify(told, severity="error", markup=False)

@@ -1,5 +1,6 @@
 """What is remembered about the room that is open, and only while it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from node.client.model import Conversation, Message
@@ -9,9 +10,8 @@ from node.client.model import Conversation, Message
 class Room:
     """An open conversation, or an address that nothing was sent to yet, or nothing at all."""
 
-    id: str | None = None
+    id: str | None = None  # the other's address, until the node took the first message
     conversation: Conversation | None = None
-    address: str = ""  # of a room that had no id yet when it was opened
     is_loading: bool = True  # its messages are on the way; news waits
     waiting: list[Message] = field(default_factory=list)
     has_older: bool = False
@@ -21,16 +21,16 @@ class Room:
 
     @property
     def title(self) -> str:
-        return self.conversation.title if self.conversation is not None else self.address
+        return self.conversation.title if self.conversation is not None else self.id or ""
 
-    @property
-    def target(self) -> str | None:
-        """Where a message goes."""
-        return self.id or self.address or None
+    def find(self, conversations: Sequence[Conversation]) -> Conversation | None:
+        """This room in a list; it has another id there once the node took the first message."""
+        same = [c for c in conversations if c.id == self.id] or [c for c in conversations if c.title == self.title]
+        return same[0] if same else None
 
     def holds(self, conversation: str) -> bool:
-        """Whether a message belongs here: until the node took the first one, the address stands for the id."""
-        return bool(conversation) and conversation in (self.id, self.address, self.title)
+        """Whether a message belongs here, whichever of its two ids it carries."""
+        return bool(conversation) and conversation in (self.id, self.title)
 
     @property
     def is_request(self) -> bool:

@@ -80,10 +80,14 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip("\u200c\u200d") + "…"
 
 
+def cleaned(text: str) -> str:
+    """All of it, as plain lines."""
+    return _keep(_SEQUENCES.sub("", _BREAKS.sub("\n", text)), newlines=True)
+
+
 def body(text: str, limit: int = BODY_CHARS_MAX) -> str:
     """A message's text: lines stay lines, everything that acts on a terminal is gone."""
-    kept = _keep(_SEQUENCES.sub("", _BREAKS.sub("\n", text[: limit * 2])), newlines=True)
-    lines = kept.rstrip("\n").split("\n")
+    lines = cleaned(text[: limit * 2]).rstrip("\n").split("\n")
     if len(lines) > BODY_LINES_MAX:
         lines = [*lines[: BODY_LINES_MAX - 1], "…"]
     return _cut("\n".join(lines), limit)

@@ -156,13 +156,23 @@ async def history(
     limit: Annotated[int, Parameter(help="The newest so many, oldest first.")] = 200,
     json: Json = False,
 ) -> None:
-    """Print a conversation."""
+    """Print a conversation; if the node cannot say, what this device has of it."""
     if limit < 1:
         raise CliError(Exit.USAGE, "usage", "--limit is below 1", "give a number of messages")
     target = checked_target(conversation)
-    async with opened(profile) as client:
-        for message in await client.history(target, limit):
+    from node.api import ApiError
+    from node.client import Message, Unreachable
+
+    def show(messages: list[Message]) -> None:
+        for message in messages:
             output.obj(history_object(message)) if json else output.line(history_text(message))
+
+    async with opened(profile) as client:
+        try:
+            show(await client.history(target, limit))
+        except (ApiError, Unreachable):  # the node may refuse the very address that a message here waits for
+            show(await client.messages(target, limit=limit))
+            raise
 
 
 async def state(id: str, *, profile: Profile, json: Json = False) -> None:

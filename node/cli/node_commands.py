@@ -62,8 +62,7 @@ def init(
 
 def make_node(folder: Path, name: str, listen: str, sets: list[str]) -> Path:
     """Writes the config last, so that a folder with a node.yaml is always a whole node."""
-    from node import config as configs
-    from node import keys
+    from node import config_file, keys
 
     check_domain(name)
     split_host_port(listen)
@@ -74,10 +73,10 @@ def make_node(folder: Path, name: str, listen: str, sets: list[str]) -> Path:
     draft = folder / ".node.yaml.new"
     try:
         draft.write_text(f"name: {name}\nlisten: {_quoted(listen)}\ndata_dir: data\n")
-        config = configs.load(draft, sets)
+        config = config_file.load(draft, sets)
         if config.data_path == (folder / "data").resolve():
             config = msgspec.structs.replace(config, data_dir="data")  # the whole folder may move
-        draft.write_text(configs.render(config))
+        draft.write_text(config_file.render(config))
         keys.create(folder / config.data_dir)
         draft.rename(file)
     finally:

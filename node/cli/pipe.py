@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from node.client import Client
 
 IN_FLIGHT_MAX = 256  # commands not answered yet; stdin waits beyond
+READ_BACK_MAX = 200  # how far `read` looks for the newest message that is not one's own
 SEND_S = 30.0  # how long a message may take to be accepted, and how long the end waits for it
 
 
@@ -83,7 +84,7 @@ class Pipe:
         async for change in self._client.events(KINDS, False):
             if (value := change_object(change)) is None:
                 continue
-            if change.kind == "message" and change.message:
+            if change.kind == "message" and change.message and not change.message.mine:
                 self._newest[change.message.conversation] = change.message
             output.obj(value)
 
@@ -139,7 +140,10 @@ class Pipe:
             states = await client.state(command.id)
             return {"id": command.id, "to": [msgspec.to_builtins(r) for r in states.to]}
         if command.op == "read":
-            newest = self._newest.get(conversation) or next(iter((await client.history(conversation, 1))[-1:]), None)
+            newest = self._newest.get(conversation)
+            if newest is None:
+                theirs = [m for m in await client.history(conversation, READ_BACK_MAX) if not m.mine]
+                newest = theirs[-1] if theirs else None
             if newest is not None:
                 await client.mark_read(newest)
         elif command.op == "accept":

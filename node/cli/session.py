@@ -31,9 +31,9 @@ PasswordStdin = Annotated[bool, Parameter(name="--password-stdin", negative="", 
 
 def load_config(path: Path, overrides: list[str]) -> "Config":
     """The config of a node, or `ConfigError`."""
-    from node import config
+    from node import config_file
 
-    return config.load(path, overrides)
+    return config_file.load(path, overrides)
 
 
 @asynccontextmanager

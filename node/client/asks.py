@@ -6,7 +6,7 @@ from typing import TypeVar
 from node import api
 from node.client.errors import Lost, Unreachable
 from node.client.model import Conversation, Message
-from node.client.rows import from_node, marks, pieces
+from node.client.rows import QUEUED_ORDER, from_node, marks, only_here, pieces
 from node.client.session import Session
 from node.client.store import Store
 
@@ -34,7 +34,11 @@ class Asks:
         return result
 
     async def history(self, target: str, limit: int = 200) -> list[Message]:
-        """The newest messages of a conversation (an id or an address) from the node, oldest first."""
+        """The newest messages of a conversation (an id or an address) from the node, oldest first.
+
+        With them, what was written here and the node does not have: refused, or still queued.
+        """
+        here = await self._store.run(lambda db: only_here(db, target))
         pages: list[tuple[api.Message, ...]] = []
         before, left, more = None, limit, True
         while left > 0 and more:
@@ -45,8 +49,16 @@ class Asks:
             pages.append(page.messages)
             before, left, more = page.messages[0].event, left - len(page.messages), page.more
         every = [item for page_ in reversed(pages) for item in page_][-limit:]
-        keys = await self._keys([m.event for m in every if m.device == self.device])
-        return [from_node(item, self.address, keys.get(item.event)) for item in every]
+        ours = [m for m in every if m.device == self.device]
+        keys = await self._keys([m.event for m in ours])
+        for item in ours:  # some got there meanwhile; before its reply is stored, only the text tells which
+            key = keys.get(item.event)
+            same = next((m for m in here if (m.key == key if key else m.text.encode() == item.body)), None)
+            if same is not None:
+                keys[item.event] = same.key
+                here.remove(same)
+        found = [*(from_node(item, self.address, keys.get(item.event)) for item in every), *here]
+        return sorted(found, key=lambda m: m.order or QUEUED_ORDER)[-limit:]
 
     async def _keys(self, events: list[str]) -> dict[str, str]:
         """This device's own keys of its messages."""
@@ -67,13 +79,16 @@ class Asks:
         return await self._ask(api.GetWhy(id=1, event=event_id), api.Why)
 
     async def requests(self) -> list[Conversation]:
-        """People who wrote first and wait for an answer."""
-        found = await self._ask(api.GetConversations(id=1, requests_only=True), api.Conversations)
-        return [
-            Conversation(c.conversation, c.other, last_stamp=c.last, request=c.state == "request")
-            for c in found.conversations
-            if c.state == "request"
-        ]
+        """People who wrote first and wait for an answer, the latest first."""
+        found: list[api.ConversationState] = []
+        after, more = None, True
+        while more:
+            request = api.GetConversations(id=1, requests_only=True, after=after, limit=api.PAGE_MAX)
+            page = await self._ask(request, api.Conversations)
+            found += page.conversations
+            after, more = (found[-1].conversation, page.more) if page.conversations else (None, False)
+        found.sort(key=lambda c: c.last, reverse=True)
+        return [Conversation(c.conversation, c.other, last_stamp=c.last, request=True) for c in found]
 
     async def accept(self, conversation: str) -> None:
         await self._ask(api.Accept(id=1, conversation=conversation), api.Done)

@@ -237,7 +237,7 @@ class Client(Asks):
         return await self._queue(target, body, format, fresh, message.reply_to)
 
     async def withdraw(self, key: str) -> bool:
-        """Take back a queued message; whether it was still only here, and is gone now."""
+        """Take back a message that is queued or was refused; whether it was only here, and is gone now."""
         message = await self._store.run(lambda db: outbox.withdraw(db, key))
         if message is None:
             return False
@@ -258,7 +258,7 @@ class Client(Asks):
         return Screen(self._hub)
 
     async def conversations(self) -> list[Conversation]:
-        """From the local store, newest first."""
+        """From the local store, newest first; also those whose first message the node did not take yet."""
         return await self._store.run(rows.conversations)
 
     async def messages(self, conversation: str, before: int | str | None = None, limit: int = 200) -> list[Message]:

@@ -16,6 +16,7 @@ from node.client.rows import (
     READ,
     SENT,
     VOID,
+    adopt,
     conversations,
     fact,
     from_node,
@@ -112,7 +113,7 @@ def _messages(db: sqlite3.Connection, me: Me, items: Sequence[api.Item]) -> list
         known.update(r[0] for r in db.execute(f"SELECT id FROM message WHERE id IN ({marks(len(piece))})", piece))
     repeats = [came[event] for event in came if event in known]
     # A reply gave only the milliseconds of our own stamp; and a deleted body comes as the same event without it.
-    db.executemany("UPDATE message SET ord = ? WHERE id = ?", [(m.order, m.event) for m in repeats])
+    db.executemany("UPDATE message SET ord = ? WHERE id = ?", [(int(m.order, 16), m.event) for m in repeats])
     gone = [(m.event,) for m in repeats if m.body is None]
     db.executemany("UPDATE message SET text = '', body = NULL WHERE id = ?", gone)
     fresh = [(item, from_node(item, me.address)) for event, item in came.items() if event not in known]
@@ -138,6 +139,7 @@ def _messages(db: sqlite3.Connection, me: Me, items: Sequence[api.Item]) -> list
         "ON CONFLICT(id) DO UPDATE SET last = max(last, excluded.last)",
         [(conversation, other, last) for conversation, (other, last) in newest.items()],
     )
+    adopt(db, [(conversation, other) for conversation, (other, _) in newest.items() if other])
     ours = [m for _, m in fresh if m.mine]
     if not ours:
         return fresh
@@ -215,10 +217,7 @@ def _conversation(db: sqlite3.Connection, item: api.ConversationState) -> list[C
         "SET other = excluded.other, state = excluded.state, last = max(last, excluded.last)",
         (item.conversation, item.other, item.state, item.last),
     )
-    # What was written before the conversation had an id belongs to it too.
-    db.execute(
-        "UPDATE message SET conversation = ? WHERE conversation = ? AND state = 1", (item.conversation, item.other)
-    )
+    adopt(db, [(item.conversation, item.other)])
     for mark in item.read:
         see(db, item.conversation, mark, told=True)
     if item.state != "request" or (old is not None and old[0] == "request"):

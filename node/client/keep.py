@@ -10,7 +10,8 @@ from node.client.drain import Drain
 from node.client.errors import Lost, StoreError
 from node.client.feed import Applied, Me
 from node.client.hub import Hub
-from node.client.model import Change, Message
+from node.client.model import Change
+from node.client.rows import conversations
 from node.client.session import Session
 from node.client.store import Store
 
@@ -60,16 +61,17 @@ class Keeper:
         shown = bool(self._hub.screens) and not self._hub.readers
         me = self._me
 
-        def job(db: sqlite3.Connection) -> tuple[list[Message], Applied]:
-            own = outbox.settle(db, outcomes) if outcomes else []
-            states = [] if shown else feed.note(db, [(0, Change("state", m)) for m in own])
+        def job(db: sqlite3.Connection) -> tuple[list[Change], Applied]:
+            own, begun = outbox.settle(db, outcomes) if outcomes else ([], [])
+            changes = [Change("state", m) for m in own]
+            states = [] if shown else feed.note(db, [(0, change) for change in changes])
             applied = feed.apply(db, me, feeds, journal=not shown)
             if shown:
                 marks.consume_all(db)
-            return own, applied._replace(entries=[*states, *applied.entries])
+            changes += [Change("conversation", conversation=c) for c in conversations(db, begun)] if begun else []
+            return changes, applied._replace(entries=[*states, *applied.entries])
 
-        own, applied = await self._store.run(job)
-        changes = [Change("state", m) for m in own]
+        changes, applied = await self._store.run(job)
         self._ahead += sum(len(pushed.items) for pushed in feeds)
         self.cursor = self.cursor._replace(stored=applied.position)
         self._hub.publish([*changes, *applied.changes], applied.entries, applied.position)

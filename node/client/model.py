@@ -33,7 +33,7 @@ class Message(msgspec.Struct, frozen=True):
 class Conversation(msgspec.Struct, frozen=True):
     """A conversation for a list."""
 
-    id: str
+    id: str  # the other's address until the node took the first message
     title: str  # the other member's address
     unread: int = 0
     last_text: str = ""
@@ -46,7 +46,7 @@ class Lights(msgspec.Struct, frozen=True):
     """The two connections a person wants to see."""
 
     me: Literal["up", "down", "connecting"] = "connecting"  # this device to its node
-    me_since: int = 0
+    me_since: int = 0  # ms since 1970; of up, or of not being up
     peers: dict[str, tuple[str, int]] = {}  # node name -> (up, down or connecting; since)
     reason: str = ""
 

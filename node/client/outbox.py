@@ -18,6 +18,7 @@ from node.client.rows import (
     READ,
     SENT,
     STAMP_COUNTER_BITS,
+    adopt,
     by_key,
     marks,
     message,
@@ -124,9 +125,11 @@ def mark_tried(db: sqlite3.Connection, keys: Iterable[str]) -> set[str]:
 
 
 def withdraw(db: sqlite3.Connection, key: str) -> Message | None:
-    """Take back what certainly never left this machine."""
+    """Take back what the node certainly does not have: it never left this machine, or was refused."""
     found = by_key(db, key)
-    gone = db.execute("DELETE FROM message WHERE key = ? AND state = 1 AND tried = 0", (key,)).rowcount
+    gone = db.execute(
+        "DELETE FROM message WHERE key = ? AND id IS NULL AND (state = 1 AND tried = 0 OR state = 6)", (key,)
+    ).rowcount
     return found if gone else None
 
 
@@ -141,8 +144,8 @@ def content(db: sqlite3.Connection, key: str) -> tuple[str, bytes, str]:
 Outcome = tuple[str, api.Accepted | str]  # key; what the node gave, or why it refused
 
 
-def settle(db: sqlite3.Connection, outcomes: Sequence[Outcome]) -> list[Message]:
-    """Replies to sends; gives the messages as they stand now."""
+def settle(db: sqlite3.Connection, outcomes: Sequence[Outcome]) -> tuple[list[Message], list[str]]:
+    """Replies to sends; gives the messages as they stand now, and the conversations that began with them."""
     accepted = [(key, answer) for key, answer in outcomes if not isinstance(answer, str)]
     # The feed may have brought the event before its reply came: the outbox row is the one that keeps its key.
     db.executemany("DELETE FROM message WHERE id = ? AND key <> ?", [(a.event, key) for key, a in accepted])
@@ -159,26 +162,29 @@ def settle(db: sqlite3.Connection, outcomes: Sequence[Outcome]) -> list[Message]
         "UPDATE message SET state = ?, reason = ?, ord = stamp << ? WHERE key = ? AND state = 1",
         [(FAILED, answer, STAMP_COUNTER_BITS, key) for key, answer in outcomes if isinstance(answer, str)],
     )
-    _place(db, [(key, a) for key, a in accepted])
+    begun = _place(db, accepted)
     catch_up(db, [(a.conversation, a.log, a.event) for _, a in accepted])
     found: dict[str, Message] = {}
     for piece in pieces(key for key, _ in outcomes):
         rows = db.execute(f"SELECT {COLUMNS} FROM message WHERE key IN ({marks(len(piece))})", piece)
         found |= {m.key: m for m in map(message, rows)}
-    return [found[key] for key, _ in outcomes if key in found]
+    return [found[key] for key, _ in outcomes if key in found], begun
 
 
-def _place(db: sqlite3.Connection, accepted: Sequence[tuple[str, api.Accepted]]) -> None:
-    """A conversation exists from the first accepted message on; writing in it moves it to the top."""
+def _place(db: sqlite3.Connection, accepted: Sequence[tuple[str, api.Accepted]]) -> list[str]:
+    """A conversation has an id from the first accepted message on; writing in it moves it to the top."""
     newest: dict[str, tuple[str, int]] = {}
     for key, answer in accepted:
         last = max(newest.get(answer.conversation, ("", 0))[1], answer.stamp)
         newest[answer.conversation] = (key, last)
+    begun = [id for id in newest if not db.execute("SELECT 1 FROM conversation WHERE id = ?", (id,)).fetchone()]
     db.executemany(
         "INSERT INTO conversation(id, other, last) SELECT ?, target, ? FROM message WHERE key = ? "
         "ON CONFLICT(id) DO UPDATE SET last = max(last, excluded.last)",
         [(conversation, last, key) for conversation, (key, last) in newest.items()],
     )
+    adopt(db, [(id, content(db, newest[id][0])[0]) for id in begun])
+    return begun
 
 
 def catch_up(db: sqlite3.Connection, events: Sequence[tuple[str, str, str]]) -> None:

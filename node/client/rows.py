@@ -35,8 +35,8 @@ def from_node(item: api.Message, me: str, key: str | None = None) -> Message:
     state = item.state if item.state in RANK else ""
     return Message(
         item.event, key or item.event, item.conversation, item.sender, item.device, text, item.stamp, mine,
-        STATES[RANK[state]] if mine else "", "", item.late, item.order, item.kind, item.origin, item.log, item.seq,
-        item.target,
+        STATES[RANK[state]] if mine else "", "", item.late, int(item.order, 16), item.kind, item.origin, item.log,
+        item.seq, item.target,
     )  # fmt: skip
 
 
@@ -71,8 +71,6 @@ def page(db: sqlite3.Connection, target: str, before: int | str | None, limit: i
     `before` is a key or id; or a stamp in ms, and messages of that very millisecond are given again: several may
     share it.
     """
-    found = db.execute("SELECT id FROM conversation WHERE other = ? ORDER BY last DESC", (target,)).fetchone()
-    names = (found[0] if found else target, target)
     end: tuple[int, int] = ((1 << 63) - 1, 0)
     if isinstance(before, int):
         end = ((before + 1) << STAMP_COUNTER_BITS, 0)
@@ -84,9 +82,24 @@ def page(db: sqlite3.Connection, target: str, before: int | str | None, limit: i
     found_rows = db.execute(
         f"SELECT {COLUMNS} FROM message WHERE conversation IN (?, ?) AND (ord, n) < (?, ?) "
         "ORDER BY ord DESC, n DESC LIMIT ?",
-        (*names, *end, limit),
+        (*_names(db, target), *end, limit),
     ).fetchall()
     return [message(row) for row in reversed(found_rows)]
+
+
+def only_here(db: sqlite3.Connection, target: str) -> list[Message]:
+    """Own messages of a conversation (id or the other's address) that the node does not have, oldest first."""
+    found = db.execute(
+        f"SELECT {COLUMNS} FROM message WHERE id IS NULL AND conversation IN (?, ?) ORDER BY ord, n",
+        _names(db, target),
+    )
+    return [message(row) for row in found]
+
+
+def _names(db: sqlite3.Connection, target: str) -> tuple[str, str]:
+    """What messages of a conversation may be filed under."""
+    found = db.execute("SELECT id FROM conversation WHERE other = ? ORDER BY last DESC", (target,)).fetchone()
+    return (found[0] if found else target, target)
 
 
 def conversations(db: sqlite3.Connection, ids: Sequence[str] | None = None) -> list[Conversation]:
@@ -102,8 +115,28 @@ def conversations(db: sqlite3.Connection, ids: Sequence[str] | None = None) -> l
         FROM conversation c {where} ORDER BY c.last DESC, c.id""",
         tuple(ids or ()),
     ).fetchall()
-    return [
+    hidden = {id for id, _, state, *_ in found if state == "declined"}
+    if hidden:  # who writes to somebody they declined wants to see it, also before the node knows
+        hidden.difference_update(row[0] for row in db.execute("SELECT conversation FROM message WHERE state = 1"))
+    listed = [
         Conversation(id, other, unread, text or "", max(last, stamp or 0), state == "request", read_upto)
         for id, other, state, last, unread, text, stamp, read_upto in found
-        if state != "declined"
+        if id not in hidden
     ]
+    if ids is not None:
+        return listed
+    return sorted([*listed, *_begun(db)], key=lambda c: (-c.last_stamp, c.id))
+
+
+def _begun(db: sqlite3.Connection) -> list[Conversation]:
+    """Conversations that only this device knows: the node did not take the first message yet, or refused it."""
+    found = db.execute(
+        "SELECT conversation, text, stamp, max(n) FROM message WHERE id IS NULL AND conversation = target "
+        "AND instr(target, '@') GROUP BY conversation"
+    )
+    return [Conversation(address, address, last_text=text, last_stamp=stamp) for address, text, stamp, _ in found]
+
+
+def adopt(db: sqlite3.Connection, known: Iterable[tuple[str, str]]) -> None:
+    """What was written to an address before its conversation had an id belongs to it: (id, the other's address)."""
+    db.executemany("UPDATE message SET conversation = ? WHERE conversation = ?", known)

@@ -244,7 +244,8 @@ class Sync:
     def _light(self, me: Literal["up", "down", "connecting"], reason: str) -> None:
         if me == self.lights.me and reason == self.lights.reason:
             return
-        since = self.lights.me_since if me == self.lights.me else _now_ms()
+        same = (me == "up") == (self.lights.me == "up")  # each try in between is no news of how long it lasts
+        since = self.lights.me_since if same else _now_ms()
         peers = self.lights.peers if me == "up" else {}  # what the node last said is old news now
         self.lights = Lights(me, since, peers, reason)
         self._hub.publish([Change("lights")])

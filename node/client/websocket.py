@@ -77,7 +77,8 @@ async def open_websocket(host: str, port: int, timeout: float) -> WebSocketChann
         return WebSocketChannel(session, socket, Binding("tcp", key_hash, b""), where)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         await session.close()
-        raise ChannelClosed(f"no WebSocket at {where}: {error or 'no answer'}") from None
+        reason = getattr(error, "os_error", error)  # a connector's own text prints objects
+        raise ChannelClosed(f"no WebSocket at {where}: {reason or 'no answer'}") from None
     except BaseException:
         await session.close()
         raise

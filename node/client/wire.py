@@ -50,13 +50,13 @@ async def greet(channel: Channel, link: NodeLink, codec: coding.Codec = coding.M
             nonce = secrets.token_bytes(32)
             await channel.send(codec.encode(api.Hello(api.VERSION, api.VERSION, nonce)))
             frames = await channel.recv()
-        if len(frames) != 1:
-            raise ChannelClosed("the other side closed, or spoke out of turn")
+        if not frames:
+            raise ChannelClosed("the other side closed the connection")
         answer = codec.from_node(frames[0])
         if isinstance(answer, api.Error | api.Goodbye):
             text = answer.message if isinstance(answer, api.Error) else answer.reason
             raise Unreachable(f"{link.name} refused the connection: {text or answer.code}")
-        if not isinstance(answer, api.Welcome):
+        if not isinstance(answer, api.Welcome) or len(frames) > 1:  # nothing is said unasked before the login
             raise Unreachable(f"{channel.remote} answered something that is not a Roost node's welcome")
         check(answer, link, channel, nonce)
         channel.trust()

@@ -2,7 +2,7 @@
 
 from federation.ids import User, direct_conversation
 from node.api import ApiError
-from node.core import rows
+from node.core import log, rows
 from node.core.context import Context
 from node.core.view import View
 
@@ -28,13 +28,20 @@ def _send(view: View, context: Context, actor: str, other: User) -> None:
         account = view.get(rows.Account, other.local)
         if account is None or account.state == "deleted":
             raise ApiError("unknown_user", f"{context.name} has no user {other.local}")
-        box = view.get(rows.Mailbox, other.local)
-        if box is not None and box.items >= context.mailbox_items_max:
-            raise ApiError("mailbox_full", f"the mailbox of {other.local}@{context.name} is full")
+        if other.local != actor and log.is_full(view, context, other.local):
+            full = f"the mailbox of {other.local}@{context.name} is full until one of their devices fetches it"
+            raise ApiError("mailbox_full", full)
         theirs = view.get(rows.Standing, direct_conversation(User(context.node, actor), other), other.local)
         if theirs is not None and theirs.state == "declined" and other.local != actor:
             raise ApiError("declined", f"{other.local}@{context.name} does not take messages from you")
-        return
+    else:
+        _peer(view, context, other)
+    if log.is_full(view, context, actor):
+        few = f"none of your devices acknowledged its last {context.mailbox_items_max} messages"
+        raise ApiError("mailbox_full", f"your own mailbox is full: {few}; let one of them receive, then try again")
+
+
+def _peer(view: View, context: Context, other: User) -> None:
     peer = view.get(rows.Peer, other.node)
     if peer is None:
         raise ApiError("unknown_node", "that node is not known here; its administrator's link makes it known")

@@ -2,6 +2,7 @@
 
 from federation.event import STAMP_LOGICAL_BITS, next_stamp
 from federation.identity import NodeKey
+from node.api import BODY_BYTES_MAX
 
 FUTURE_MERGE_MS_MAX = 5 * 60_000  # PROTOCOL.md 4.9: beyond this a stamp is kept but not merged into our clock
 FUTURE_MS_MAX = 24 * 3_600_000  # PROTOCOL.md 4.9: beyond this the event is refused
@@ -20,6 +21,7 @@ class Context:
         mailbox_items_max: int = 500_000,
         policy: str = "allowlist",
         waiting_max: int = 200_000,
+        message_bytes_max: int = BODY_BYTES_MAX,
     ) -> None:
         self.node, self.name, self.key = node, name, key
         self.incarnation = incarnation  # of this process life
@@ -27,6 +29,7 @@ class Context:
         self.mailbox_items_max = mailbox_items_max
         self.policy = policy
         self.waiting_max = waiting_max  # events that may wait for one peer
+        self.message_bytes_max = message_bytes_max  # in one body of our own users
         self.now_ms = 0
         self.last_stamp = 0
 

@@ -93,7 +93,9 @@ def store(view: View, context: Context, event: Event, refused: str = "", late: b
             event.signed.header, event.signed.signature, body, context.now_ms, int(late), refused,
         )
     )  # fmt: skip
-    view.put(rows.LogHead(log, h.conversation, h.origin, h.incarnation, h.seq, event.id, h.stamp))
+    # Our clock goes on from the newest of these after a restart: what it did not follow must not get there.
+    stamp = min(h.stamp, context.last_stamp)
+    view.put(rows.LogHead(log, h.conversation, h.origin, h.incarnation, h.seq, event.id, stamp))
 
 
 def queue(view: View, peer: bytes, log: bytes, seq: int) -> None:
@@ -117,6 +119,24 @@ def deliver(view: View, context: Context, event: Event, local: str) -> None:
     view.put(rows.Mailbox(local, position, box.items + 1 if box else 1))
     view.put(rows.Item(local, position, event.header.log.key, event.header.seq))
     view.hint("mailbox", local)
+
+
+def fetched(view: View, local: str, position: int) -> None:
+    """A device acknowledged the mailbox up to `position`: at most what came after that still waits.
+
+    Any device will do: one that was lost and never comes back must not fill the mailbox, and neither must what was
+    fetched long ago. The place of a changing fact counts like a message until the newest position is acknowledged:
+    an upper bound, so that no message has to be counted and no other device looked at.
+    """
+    box = view.get(rows.Mailbox, local)
+    if box is not None and box.items > box.position - position:
+        view.put(box._replace(items=max(0, box.position - position)))
+
+
+def is_full(view: View, context: Context, local: str) -> bool:
+    """Whether as much waits in a mailbox as may; their own messages too, which their other devices are to get."""
+    box = view.get(rows.Mailbox, local)
+    return box is not None and box.items >= context.mailbox_items_max
 
 
 def fact(view: View, local: str, key: bytes, item: api.Item) -> None:

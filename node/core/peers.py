@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from federation.identity import check_chain, decode_chain
+from federation.identity import decode_chain, replaces
+from federation.ids import NODE_ID_BYTES, from_text
 from node.api import ApiError
 from node.core import rows
 from node.core.context import Context
 from node.core.view import Key, View
+
+STRANGERS = ("pending", "open")  # states that no administrator decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,13 @@ class ChangePeer:
             raise ApiError("bad_request", "that is this node's own link")
         other = view.get(rows.Peer, self.taken) if self.taken is not None else None
         if other is not None and other.node != self.node and other.name == self.name:
-            raise ApiError(
-                "conflict",
-                f"the name {self.name} is bound to another node's key here; if it moved for good, "
-                "remove the old one first with `roost peer remove`",
-            )
+            if other.state not in STRANGERS:
+                raise ApiError(
+                    "conflict",
+                    f"the name {self.name} is bound to another node's key here; if it moved for good, "
+                    "remove the old one first with `roost peer remove`",
+                )
+            view.put(other._replace(name=""))  # nobody but itself said that it is called so
         if peer is None:
             if not self.name:
                 raise ApiError("not_found", "there is no such peer; `roost peer list` shows those that are known")
@@ -65,14 +70,15 @@ class MeetPeer:
 
     def decide(self, view: View, context: Context) -> rows.Peer:
         peer = view.get(rows.Peer, self.node)
-        name = "" if self.taken not in (None, self.node) or self.name == context.name else self.name
+        taken = self.taken not in (None, self.node) or self.name == context.name or _reads_as_id(self.name)
+        name = "" if taken else self.name
         if peer is None:
             state = {"allowlist": "pending", "open": "open", "block": "blocked"}[context.policy]
             if state == "blocked":
                 raise ApiError("blocked", "this node takes no links from strangers")
             peer = rows.Peer(self.node, name, state, "", b"", context.now_ms, 0)
-        if peer.chain and check_chain(decode_chain(peer.chain)).number > check_chain(decode_chain(self.chain)).number:
-            raise ApiError("bad_request", "an older key chain than the one known here")
+        if peer.chain and not replaces(decode_chain(self.chain), decode_chain(peer.chain)):
+            raise ApiError("bad_request", "a key chain that is older than the one known here, or departs from it")
         peer = peer._replace(
             name=peer.name or name,
             chain=self.chain,
@@ -80,5 +86,13 @@ class MeetPeer:
             contact_ms=context.now_ms,
         )
         view.put(peer)
-        view.hint("peers", self.node)
+        view.hint("met", self.node)
         return peer
+
+
+def _reads_as_id(name: str) -> bool:
+    """A node without a name is shown by its id: another node's name must not look like that."""
+    try:
+        return bool(from_text(name, NODE_ID_BYTES))
+    except ValueError:
+        return False

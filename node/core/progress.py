@@ -35,6 +35,7 @@ class Acknowledge:
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Device, (self.device,)
         yield rows.Account, (self.local,)
+        yield rows.Mailbox, (self.local,)
         for seen in self.seen:
             key = seen.log.key
             yield rows.LogHead, (key,)
@@ -51,6 +52,7 @@ class Acknowledge:
         device = view.get(rows.Device, self.device)
         if device is not None and self.position > device.acked:
             view.put(device._replace(acked=self.position, seen_ms=context.now_ms))
+            log.fetched(view, self.local, self.position)
         own = (view.get(rows.Conversation, s.log.conversation) for s in self.seen if s.log.origin == context.node)
         view.want(*_mailboxes(context, own))
         marks = [mark for seen in self.seen if (mark := _progress(view, context, self.local, seen))]
@@ -142,7 +144,9 @@ def receipts_arrived(view: View, context: Context, peer: bytes, receipts: tuple[
     logs = want_receipts(view, context, peer, receipts)
     for key, r in zip(logs, receipts, strict=True):
         head, conversation = view.get(rows.LogHead, key), view.get(rows.Conversation, r.conversation)
-        if head is None or conversation is None or User(peer, r.member) not in log.members(conversation):
+        if head is None or conversation is None or conversation.kind != "direct":
+            continue
+        if User(peer, r.member) not in log.members(conversation):
             continue
         delivered, read = min(r.delivered, head.seq), min(r.read, head.seq)
         new = rows.Receipt(
@@ -178,7 +182,7 @@ class PeerAcked:
         if outbound is None or head is None or conversation is None:
             return 0
         acked = max(outbound.acked, min(self.ack.seq, outbound.head))
-        if any(v.code == "gap" for v in self.ack.verdicts):
+        if any((v.verdict, v.code) == ("later", "gap") for v in self.ack.verdicts):
             acked = min(self.ack.seq, outbound.head)  # it lost what it once acknowledged: offer it again
         if acked != outbound.acked:
             view.put(outbound._replace(acked=acked))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from federation.errors import ProtocolError
 from federation.event import (
@@ -22,6 +23,14 @@ from node.core import log, rows
 from node.core.context import FUTURE_MS_MAX, Context
 from node.core.progress import receipts_arrived, want_receipts
 from node.core.view import Key, View
+
+KEYS_CACHED_MAX = 256  # of at most 30 kB each
+
+
+@lru_cache(KEYS_CACHED_MAX)
+def _key(chain: bytes) -> bytes:
+    """The key that speaks for a peer: a long chain costs more to check than a segment, and all wait for it."""
+    return check_chain(decode_chain(chain)).key
 
 
 class Refuse(Exception):
@@ -67,7 +76,7 @@ class Receive:
             verdicts.append(Verdict(self.segment.first, "later", "not_accepted", "not accepted here yet"))
             return self._ack(view, verdicts)
         self._want(view, context)
-        key = check_chain(decode_chain(peer.chain)).key
+        key = _key(peer.chain)
         for number, signed in enumerate(self.segment.events):
             head = view.get(rows.LogHead, self._log.key)
             known = head.seq if head else 0
@@ -139,15 +148,14 @@ class Receive:
         standing = view.get(rows.Standing, header.conversation, local)
         if standing is not None and standing.state == "declined":
             raise Refuse("declined", "the recipient does not take messages from this sender")
-        box = view.get(rows.Mailbox, local)
-        if box is not None and box.items >= context.mailbox_items_max:
+        if log.is_full(view, context, local):
             raise Later("mailbox_full", "the recipient's mailbox is full")
         if view.get(rows.Conversation, header.conversation) is None:
             a, b = sorted((me, User(context.node, local)))
             view.put(rows.Conversation(header.conversation, "direct", a.node, a.local, b.node, b.local))
         late = standing is not None and header.stamp < standing.last_stamp
-        log.store(view, context, event, late=late)
         context.merge(header.stamp)
+        log.store(view, context, event, late=late)
         if standing is None:
             ask = account.requests == "everyone" or peer.state == "open"
             standing = rows.Standing(header.conversation, local, "request" if ask else "open", header.stamp)
@@ -172,6 +180,7 @@ class Receive:
         except ProtocolError:
             stamp = 0
         event = event_id(signed.header)
+        head = view.get(rows.LogHead, self._log.key)
         # Under an id of its own: whoever replays another's event here must not occupy that event's id.
         place = digest("refused", self._log.key, seq.to_bytes(8, "big"), event)
         view.put(
@@ -180,7 +189,7 @@ class Receive:
                 signed.header, signed.signature, None, context.now_ms, 0, code,
             )
         )  # fmt: skip
-        view.put(rows.LogHead(self._log.key, *self._log, seq, event, stamp))
+        view.put(rows.LogHead(self._log.key, *self._log, seq, event, head.stamp if head else 0))
 
     def _lies(self, signed: Signed, seq: int, key: bytes) -> bool:
         """Whether the origin really signed this for the same number of the same log."""
@@ -198,10 +207,10 @@ class Receive:
         if stored is None:
             return []
         if event_id(stored.header) != other:
-            if not self._lies(signed, seq, key):
-                return []  # bytes that the origin never signed prove nothing, and would only fill the disk
-            view.put(rows.Evidence(other, self._log.key, seq, signed.header, signed.signature, context.now_ms))
-            view.hint("evidence", self.peer)
-        elif stored.refused:
+            if self._lies(signed, seq, key):  # else it proves nothing, and would only fill the disk
+                view.put(rows.Evidence(other, self._log.key, seq, signed.header, signed.signature, context.now_ms))
+                view.hint("evidence", self.peer)
+            return [Verdict(seq, "refused", "equivocation", "another event was received under this number before")]
+        if stored.refused:
             return [Verdict(seq, "refused", stored.refused, "refused when it was first offered")]
         return []

@@ -25,7 +25,7 @@ def message(
         sender=address(origin, event.sender),
         device=to_text(event.device),
         stamp=stamp_ms(event.stamp),
-        order=event.stamp,
+        order=api.order(event.stamp),
         kind=event.kind,
         format=header.body_format,
         body=event.body,

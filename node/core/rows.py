@@ -128,7 +128,7 @@ class SentKey(NamedTuple):
 class Mailbox(NamedTuple):
     local: str
     position: int  # newest
-    items: int
+    items: int  # messages that none of the user's devices acknowledged yet, at most; `log.fetched` lowers it
 
 
 class Item(NamedTuple):

@@ -57,6 +57,9 @@ class Send:
             return self._repeat(view, context, used, request)
         view.want(*log.append_keys(context, conversation, (me, other)))
         authorize(view, context, self.sender, "send", other)
+        if len(self.body) > context.message_bytes_max:
+            limit = f"a message has at most {context.message_bytes_max} bytes here, this has {len(self.body)}"
+            raise ApiError("too_large", limit)
         if self.kind not in KINDS or self.kind == "notices" or self.body_format not in BODY_FORMATS:
             raise ApiError("bad_request", f"kind {self.kind!r} with format {self.body_format!r} cannot be sent")
         _open(view, context, conversation, me, other)

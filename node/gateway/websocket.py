@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from node.node import Node
 
 SEND_DEADLINE_S = 30.0  # a client that takes nothing for so long is dropped
+REQUEST_S = 10.0  # time for the head of a request, the first one too
+CLOSE_S = 2.0  # longest wait for the client's own goodbye
 log = logging.getLogger("roost.web")
 PLAIN = bytes(32)  # the TLS key hash where there is no TLS
 
@@ -27,28 +29,18 @@ class WebSocketChannel:
 
     def __init__(self, socket: web.WebSocketResponse, binding: Binding, remote: str) -> None:
         self._socket, self.binding, self.remote = socket, binding, remote
-        self._first: bytes | None = None
         self.text = False
 
-    async def open(self) -> None:
-        """Wait for the first frame, to learn the encoding."""
-        self._first = await self._next()
-
-    async def _next(self) -> bytes | None:
+    async def recv(self) -> Sequence[bytes]:
         message = await self._socket.receive()
         if message.type is WSMsgType.TEXT:
             self.text = True
-            return str(message.data).encode()
+            return [str(message.data).encode()]
         if message.type is WSMsgType.BINARY:
-            return bytes(message.data)
+            return [bytes(message.data)]
         if message.type is WSMsgType.ERROR:
             raise ChannelClosed(f"WebSocket error: {self._socket.exception()}")
-        return None
-
-    async def recv(self) -> Sequence[bytes]:
-        frame, self._first = self._first, None
-        frame = frame if frame is not None else await self._next()
-        return [] if frame is None else [frame]
+        return []
 
     async def send(self, *frames: bytes) -> None:
         try:
@@ -82,7 +74,14 @@ class WebDoor:
         app = web.Application()
         app.router.add_get("/v1/ws", self._ws)
         app.router.add_get("/health", self._health)
-        self._runner = web.AppRunner(app, access_log=None, logger=log, handle_signals=False, shutdown_timeout=2.0)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=log,
+            handle_signals=False,
+            shutdown_timeout=2.0,
+            keepalive_timeout=REQUEST_S,
+        )
         await self._runner.setup()
         plain = self._node.config.tls.behind_proxy or _loopback(host)
         hashes = self._node.config.tls.proxy_key_hashes
@@ -101,16 +100,12 @@ class WebDoor:
         origin = request.headers.get("Origin")
         if origin is not None and origin.split("://")[-1] != request.host:
             raise web.HTTPForbidden(text="a page of another site may not connect here")
-        socket = web.WebSocketResponse(heartbeat=30, max_msg_size=FRAME_BYTES_MAX, compress=False)
+        socket = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=FRAME_BYTES_MAX, compress=False)
         await socket.prepare(request)
         self._sockets.add(socket)
         channel = WebSocketChannel(socket, Binding("tcp", self._key_hash, b""), str(request.remote))
         try:
-            async with asyncio.timeout(10):
-                await channel.open()
-            await self._node.serve(channel, "json" if channel.text else "msgpack")
-        except (ChannelClosed, TimeoutError):
-            pass
+            await self._node.serve(channel, lambda: channel.text)
         finally:
             self._sockets.discard(socket)
             await socket.close()

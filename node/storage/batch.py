@@ -11,6 +11,7 @@ from node.core.view import Command, Key, Outcome, View, decide_all
 from node.storage.schema import NAMES
 
 ROUNDS_MAX = 6  # each round loads what the one before found missing; more means a decision chases its tail
+CHANGING = frozenset(NAMES) - rows.ONCE - {rows.Fact, rows.Failed, rows.Evidence, rows.Invite, rows.Meta}
 KEYS_MAX = 4096  # in one SELECT: both databases bound the values of a statement (32766), the widest key has 4
 
 
@@ -55,11 +56,40 @@ class Statements:
         return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE {where}"
 
 
-def load(connection: Connection, statements: Statements, wanted: Iterable[Key], view: View) -> None:
+class Hot:
+    """The rows that the writer used last, so that what people do again and again is decided without a query.
+
+    True only while nobody else writes to the database. A key without a row is remembered too.
+    """
+
+    def __init__(self, rows_max: int) -> None:
+        self._max = rows_max
+        self._rows: dict[Key, tuple[Any, ...] | None] = {}  # oldest use first
+
+    def find(self, key: Key, view: View) -> bool:
+        """Put a known row into the view."""
+        if key not in self._rows:
+            return False
+        view.loaded[key] = self._rows[key]
+        return True
+
+    def keep(self, view: View) -> None:
+        """After the commit, and only then: what the batch read and what it changed."""
+        if not self._max:
+            return
+        for key, value in (*view.loaded.items(), *view.changed.items()):
+            if key[0] in CHANGING:
+                self._rows.pop(key, None)
+                self._rows[key] = value
+        while len(self._rows) > self._max:
+            del self._rows[next(iter(self._rows))]
+
+
+def load(connection: Connection, statements: Statements, wanted: Iterable[Key], view: View, hot: Hot) -> None:
     """One SELECT per table for all wanted keys (a few for very many); a key without a row is remembered too."""
     by_table: dict[type, list[tuple[Any, ...]]] = {}
     for row, key in wanted:
-        if (row, key) not in view.loaded:
+        if (row, key) not in view.loaded and not hot.find((row, key), view):
             view.loaded[row, key] = None
             by_table.setdefault(row, []).append(key)
     for row, keys in ((r, k[i : i + KEYS_MAX]) for r, k in by_table.items() for i in range(0, len(k), KEYS_MAX)):
@@ -89,7 +119,12 @@ def write(connection: Connection, statements: Statements, view: View) -> None:
 
 
 def run(
-    connection: Connection, statements: Statements, commands: list[Command], context: Context, close: list[Command]
+    connection: Connection,
+    statements: Statements,
+    commands: list[Command],
+    context: Context,
+    close: list[Command],
+    hot: Hot,
 ) -> tuple[list[Outcome], View]:
     """Decide and write a batch inside the caller's transaction; nothing is visible before its commit."""
     view = View()
@@ -97,7 +132,7 @@ def run(
     for command in commands:
         wanted.update(command.keys(context))
     for _ in range(ROUNDS_MAX):
-        load(connection, statements, wanted, view)
+        load(connection, statements, wanted, view, hot)
         view.restart()
         outcomes, wanted = decide_all(commands, view, context, close)
         if not wanted:

@@ -1,9 +1,11 @@
 """What sessions, links and administrators look up: plain functions of a connection that return rows."""
 
+from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, and_, bindparam, func, or_, select
 
+from federation import wire
 from node.core import rows
 from node.storage.schema import TABLES
 
@@ -12,7 +14,10 @@ events, logs, items, facts = (TABLES[r] for r in (rows.StoredEvent, rows.LogHead
 outbound, receipts, failures = (TABLES[r] for r in (rows.Outbound, rows.Receipt, rows.Failed))
 conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, rows.Standing, rows.Mailbox))
 BATCH_BYTES_MAX = 1 << 20
-AROUND_BYTES = 700  # ids and names around a body in a page of history, at most
+LOGS_MAX = 64  # logs of one peer looked at together
+MARKS_MAX = 3000  # read marks on a page of conversations
+MESSAGE_BYTES = 1000  # at most what a message takes in JSON beside its body
+END = b"\xff" * 33  # past every log key
 
 
 class Placed(NamedTuple):
@@ -79,36 +84,41 @@ def mailbox(connection: Connection, local: str) -> rows.Mailbox:
     return row or rows.Mailbox(local, 0, 0)
 
 
+# Made once: to build a statement costs more than to run it.
+_MESSAGES = (
+    select(items.c.position, logs.c.origin, logs.c.incarnation, *events.c)
+    .join(events, and_(events.c.log == items.c.log, events.c.seq == items.c.seq))
+    .join(logs, logs.c.log == items.c.log)
+    .where(items.c.local == bindparam("local"), items.c.position > bindparam("after"))
+    .order_by(items.c.position)
+    .limit(bindparam("count"))
+)
+_FACTS = (
+    select(facts)
+    .where(facts.c.local == bindparam("local"), facts.c.position > bindparam("after"))
+    .order_by(facts.c.position)
+    .limit(bindparam("count"))
+)
+
+
 def feed(
     connection: Connection, local: str, after: int, limit: int, bytes_max: int
-) -> tuple[list[Placed | rows.Fact], int]:
-    """The mailbox past `after`, in order and bounded; and the position up to which nothing is left out."""
-    found: list[Placed | rows.Fact] = list(_messages(connection, local, after, limit))
-    query = (
-        select(facts).where(facts.c.local == local, facts.c.position > after).order_by(facts.c.position).limit(limit)
-    )
-    found += [rows.Fact._make(values) for values in connection.execute(query)]
+) -> tuple[list[Placed | rows.Fact], int, bool]:
+    """The mailbox past `after`, in order and bounded; the position up to which nothing is left out; whether more is
+    there."""
+    values = {"local": local, "after": after, "count": limit}
+    found: list[Placed | rows.Fact] = [_placed(row) for row in connection.execute(_MESSAGES, values)]
+    found += [rows.Fact._make(row) for row in connection.execute(_FACTS, values)]
     found.sort(key=lambda item: item.position)
+    more = len(found) >= limit
     size = 0
     for count, item in enumerate(found[:limit]):
         size += len(item.event.body or b"") + 300 if isinstance(item, Placed) else len(item.item)
         if size > bytes_max and count:
-            found = found[:count]
+            found, more = found[:count], True
             break
     found = found[:limit]
-    return found, found[-1].position if found else after
-
-
-def _messages(connection: Connection, local: str, after: int, limit: int) -> list[Placed]:
-    query = (
-        select(items.c.position, logs.c.origin, logs.c.incarnation, *events.c)
-        .join(events, and_(events.c.log == items.c.log, events.c.seq == items.c.seq))
-        .join(logs, logs.c.log == items.c.log)
-        .where(items.c.local == local, items.c.position > after)
-        .order_by(items.c.position)
-        .limit(limit)
-    )
-    return [_placed(values) for values in connection.execute(query)]
+    return found, found[-1].position if found else after, more
 
 
 def _placed(values: Any) -> Placed:
@@ -118,10 +128,8 @@ def _placed(values: Any) -> Placed:
 def history(
     connection: Connection, node: bytes, conversation: bytes, before: bytes | None, limit: int, bytes_max: int
 ) -> tuple[list[Placed], bool, list[rows.Receipt], list[rows.Failed]]:
-    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; with what senders need to see.
-
-    The page is bounded both ways and has at least one event; the flag says whether there may be more.
-    """
+    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; whether more is before it; with
+    what senders need to see."""
     query = (
         select(logs.c.seq * 0, logs.c.origin, logs.c.incarnation, *events.c)
         .join(logs, logs.c.log == events.c.log)
@@ -135,14 +143,12 @@ def history(
         if at is not None:
             query = query.where(_less(order, tuple(at)))
     page: list[Placed] = []
-    size = 0
-    with connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit)) as found:
-        for placed in map(_placed, found):
-            size += len(placed.event.body or b"") + AROUND_BYTES
-            if size > bytes_max and page:
-                break
-            page.append(placed)
-    more = size > bytes_max or len(page) == limit
+    more, size = False, 0
+    for placed in map(_placed, connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit + 1))):
+        size += MESSAGE_BYTES + 4 * len(placed.event.body or b"") // 3 + 4
+        if more := len(page) == limit or (size > bytes_max and bool(page)):
+            break
+        page.append(placed)
     page.reverse()
     known = {p.event.log for p in page}
     marks = _all(connection, rows.Receipt, receipts.c.log.in_(known)) if known else []
@@ -193,63 +199,155 @@ def progress(
     )
 
 
-def standings_of(connection: Connection, local: str) -> list[tuple[rows.Standing, rows.Conversation]]:
+def conversation_of(connection: Connection, local: str, conversation: bytes) -> rows.Conversation | None:
+    """A conversation in which this user stands."""
+    query = (
+        select(conversations)
+        .join(standings, standings.c.conversation == conversations.c.conversation)
+        .where(standings.c.local == local, standings.c.conversation == conversation)
+    )
+    found = connection.execute(query).first()
+    return None if found is None else rows.Conversation._make(found)
+
+
+def standings_of(
+    connection: Connection, node: bytes, local: str, requests_only: bool, after: bytes, limit: int
+) -> tuple[list[tuple[rows.Standing, rows.Conversation]], dict[bytes, list[tuple[bytes, bytes, int]]], bool]:
+    """A page of a user's conversations by id; their own read marks in these, newest logs first; whether more follow.
+
+    A page ends before the conversation whose marks would be too many; one with too many alone loses the oldest.
+    """
     query = (
         select(*standings.c, *conversations.c)
         .join(conversations, conversations.c.conversation == standings.c.conversation)
-        .where(standings.c.local == local)
-        .order_by(standings.c.last_stamp.desc())
+        .where(standings.c.local == local, standings.c.conversation > after)
+        .order_by(standings.c.conversation)
+        .limit(limit + 1)
     )
+    if requests_only:
+        query = query.where(standings.c.state == "request")
     width = len(standings.c)
-    return [(rows.Standing._make(v[:width]), rows.Conversation._make(v[width:])) for v in connection.execute(query)]
-
-
-def read_marks(connection: Connection, local: str, node: bytes, conversation: bytes) -> list[tuple[rows.LogHead, int]]:
-    """A user's own read watermarks in a conversation."""
+    found = [(rows.Standing._make(v[:width]), rows.Conversation._make(v[width:])) for v in connection.execute(query)]
+    page = found[:limit]
     query = (
-        select(*logs.c, receipts.c.read)
+        select(logs.c.conversation, logs.c.origin, logs.c.incarnation, receipts.c.read)
         .join(receipts, receipts.c.log == logs.c.log)
-        .where(logs.c.conversation == conversation, receipts.c.local == local, receipts.c.node == node)
+        .where(
+            logs.c.conversation.in_([s.conversation for s, _ in page]),
+            receipts.c.local == local,
+            receipts.c.node == node,
+            receipts.c.read > 0,
+        )
+        .order_by(logs.c.conversation, logs.c.stamp.desc())
+        .limit(MARKS_MAX + 1)
     )
-    return [(rows.LogHead._make(v[:-1]), v[-1]) for v in connection.execute(query)]
+    marks: dict[bytes, list[tuple[bytes, bytes, int]]] = {}
+    read = connection.execute(query).all()
+    for conversation, *mark in read:
+        marks.setdefault(conversation, []).append(tuple(mark))
+    if len(read) > MARKS_MAX:
+        page = [p for p in page if p[0].conversation < conversation] or page[:1]
+    return page, marks, len(page) < len(found)
 
 
 def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:
     return _all(connection, rows.LogHead, logs.c.conversation == conversation)
 
 
-def work(
-    connection: Connection, peer: bytes, limit: int
-) -> list[tuple[rows.Outbound, rows.LogHead, rows.Conversation]]:
-    """The logs a peer has not acknowledged to their end."""
-    query = (
-        select(*outbound.c, *logs.c, *conversations.c)
-        .join(logs, logs.c.log == outbound.c.log)
-        .join(conversations, conversations.c.conversation == logs.c.conversation)
-        .where(outbound.c.peer == peer, outbound.c.acked < outbound.c.head)
-        .limit(limit)
+_UNACKED = (
+    select(*outbound.c, *logs.c, *conversations.c)
+    .join(logs, logs.c.log == outbound.c.log)
+    .join(conversations, conversations.c.conversation == logs.c.conversation)
+    .where(
+        outbound.c.peer == bindparam("peer"),
+        outbound.c.acked < outbound.c.head,
+        outbound.c.log > bindparam("after"),
+        outbound.c.log <= bindparam("upto"),
     )
+    .order_by(outbound.c.log)
+    .limit(LOGS_MAX)
+)
+_RUN = (
+    select(events)
+    .where(events.c.log == bindparam("log"), events.c.seq > bindparam("after"))
+    .order_by(events.c.seq)
+    .limit(bindparam("count"))
+)
+
+
+class Unacked(NamedTuple):
+    """A log that a peer did not acknowledge to its end."""
+
+    outbound: rows.Outbound
+    head: rows.LogHead
+    conversation: rows.Conversation
+
+
+def unacked(connection: Connection, peer: bytes, after: bytes, upto: bytes = END) -> list[Unacked]:
+    """A page of them by log key, past `after` and up to `upto`."""
     a, b = len(outbound.c), len(outbound.c) + len(logs.c)
+    found = connection.execute(_UNACKED, {"peer": peer, "after": after, "upto": upto})
     return [
-        (rows.Outbound._make(v[:a]), rows.LogHead._make(v[a:b]), rows.Conversation._make(v[b:]))
-        for v in connection.execute(query)
+        Unacked(rows.Outbound._make(v[:a]), rows.LogHead._make(v[a:b]), rows.Conversation._make(v[b:])) for v in found
     ]
 
 
+class Run(NamedTuple):
+    """What to send of one log."""
+
+    of: Unacked
+    after: int
+    events: list[rows.StoredEvent]
+
+
+def pending(
+    connection: Connection,
+    peer: bytes,
+    turn: bytes,
+    sent: Mapping[bytes, int],
+    resting: Set[bytes],
+    events_max: int,
+    bytes_max: int,
+) -> tuple[list[Run], bytes, bool]:
+    """What to send to a peer next: a fair share of each log that has something past `sent` and does not rest.
+
+    Logs take turns by key, from past `turn` on and once around. Returns the runs, whose turn it was last, and
+    whether more could be sent at once if there were room.
+    """
+    ready: list[Unacked] = []
+    for start, upto in ((turn, END), (b"", turn)):
+        page = unacked(connection, peer, start, upto)
+        ready += [u for u in page if u.head.log not in resting and sent.get(u.head.log, 0) < u.outbound.head]
+        turn = page[-1].head.log if page else turn
+        if len(page) == LOGS_MAX:
+            break  # the next look goes on from here
+    share = max(1, min(events_max // max(1, len(ready)), wire.EVENTS_MAX))
+    runs: list[Run] = []
+    more = False
+    for u in ready:
+        if events_max <= 0 or bytes_max <= 0:
+            return runs, runs[-1].of.head.log, True
+        after = max(u.outbound.acked, sent.get(u.head.log, 0))
+        found = log_run(connection, u.head.log, after, min(share, events_max))
+        if found:
+            runs.append(Run(u, after, found))
+            events_max -= len(found)
+            bytes_max -= sum(len(e.header) + len(e.body or b"") for e in found)
+            more = more or found[-1].seq < u.outbound.head
+    return runs, turn, more or len(ready) >= LOGS_MAX
+
+
 def log_run(connection: Connection, log: bytes, after: int, limit: int) -> list[rows.StoredEvent]:
-    """Events of one log past a number, in order, at most about BATCH_BYTES_MAX of them."""
-    found = _all_limited(connection, log, after, limit)
+    """Events of one log past a number, in order, at most about half of BATCH_BYTES_MAX of them."""
     size = 0
-    for count, event in enumerate(found):
+    found: list[rows.StoredEvent] = []
+    for values in connection.execute(_RUN, {"log": log, "after": after, "count": limit}):
+        event = rows.StoredEvent._make(values)
         size += len(event.header) + len(event.body or b"") + 100
-        if size > BATCH_BYTES_MAX // 2 and count:
-            return found[:count]
+        if size > BATCH_BYTES_MAX // 2 and found:
+            break
+        found.append(event)
     return found
-
-
-def _all_limited(connection: Connection, log: bytes, after: int, limit: int) -> list[rows.StoredEvent]:
-    query = select(events).where(events.c.log == log, events.c.seq > after).order_by(events.c.seq).limit(limit)
-    return [rows.StoredEvent._make(v) for v in connection.execute(query)]
 
 
 def waiting(connection: Connection) -> dict[bytes, int]:

@@ -17,18 +17,21 @@ from sqlalchemy.pool import QueuePool
 T = TypeVar("T")
 HIDDEN = {"hide_parameters": True}  # an error that quotes a statement must not quote what people wrote
 Work = Callable[[Connection], T]
-SQLITE_READERS = 2
+SQLITE_READERS = 2  # in threads; one more connection is for the loop
 POSTGRES_READERS = 8
 
 
 class Runner(Protocol):
     dialect: str
+    alone: bool  # nobody else writes to this database
 
-    async def write(self, work: Work[T]) -> T:
-        """Run in one transaction and commit; returns after commit and fsync."""
+    async def write(self, work: Work[T], small: bool = False) -> T:
+        """Run in one transaction and commit; returns after commit and fsync. `small` work may run on the loop."""
         ...
 
-    async def read(self, work: Work[T]) -> T: ...
+    async def read(self, work: Work[T], hot: bool = False) -> T:
+        """Run over a snapshot. `hot` work reads a little that was committed a moment ago: it may run on the loop."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -38,7 +41,7 @@ def sqlite_engine(path: Path, writer: bool, readers: int = SQLITE_READERS) -> En
     engine = create_engine(
         f"sqlite:///{path}",
         poolclass=QueuePool,
-        pool_size=1 if writer else readers,
+        pool_size=1 if writer else readers + 1,
         max_overflow=0,
         connect_args={"check_same_thread": False},
         **HIDDEN,
@@ -61,21 +64,37 @@ def sqlite_engine(path: Path, writer: bool, readers: int = SQLITE_READERS) -> En
 
 
 class SqliteRunner:
-    """One thread owns the writing connection, so a transaction costs one hop and not one per statement."""
+    """A transaction costs one hop to a thread and not one per statement; where it is small only its commit does.
+
+    To wake a thread costs more than a few statements on pages that are in memory, and the two would fight for the
+    interpreter lock at each of them.
+    """
 
     dialect = "sqlite"
+    alone = True
 
     def __init__(self, path: Path) -> None:
         self._writer, self._reader = sqlite_engine(path, writer=True), sqlite_engine(path, writer=False)
         self._write_thread = ThreadPoolExecutor(1, "roost-writer")
         self._read_threads = ThreadPoolExecutor(SQLITE_READERS, "roost-reader")
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], small: bool = False) -> T:
         # Shielded: a cancelled caller must not leave a transaction open on the connection that everyone needs.
+        if small:
+            return await asyncio.shield(asyncio.ensure_future(self._small(work)))
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(self._write_thread, self._run, self._writer, work))
 
-    async def read(self, work: Work[T]) -> T:
+    async def _small(self, work: Work[T]) -> T:
+        with self._writer.connect() as connection:
+            transaction = connection.begin()
+            result = work(connection)
+            await asyncio.get_running_loop().run_in_executor(self._write_thread, transaction.commit)
+            return result
+
+    async def read(self, work: Work[T], hot: bool = False) -> T:
+        if hot:
+            return self._run(self._reader, work)
         return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._run, self._reader, work)
 
     @staticmethod
@@ -95,6 +114,7 @@ class PostgresRunner:
     """asyncpg below SQLAlchemy; the same plain functions run on its greenlet bridge."""
 
     dialect = "postgresql"
+    alone = False
 
     def __init__(self, url: str) -> None:
         from sqlalchemy.ext.asyncio import create_async_engine
@@ -102,10 +122,10 @@ class PostgresRunner:
         self._writer = create_async_engine(url, pool_size=1, max_overflow=0, **HIDDEN)
         self._reader = create_async_engine(url, pool_size=POSTGRES_READERS, max_overflow=0, **HIDDEN)
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], small: bool = False) -> T:
         return await asyncio.shield(asyncio.ensure_future(self._run(self._writer, work)))
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], hot: bool = False) -> T:
         return await self._run(self._reader, work)
 
     @staticmethod
@@ -123,6 +143,7 @@ class InlineRunner:
     """The simulator's: on the loop's own thread; `pause` is where seeded delay and crashes come in."""
 
     dialect = "sqlite"
+    alone = True
 
     def __init__(self, path: Path, pause: Callable[[str], Awaitable[None]]) -> None:
         self._engine = sqlite_engine(path, writer=True)
@@ -130,14 +151,14 @@ class InlineRunner:
         event.listen(self._engine, "connect", lambda raw, record: raw.execute("PRAGMA synchronous=OFF"))
         self._pause = pause
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], small: bool = False) -> T:
         await self._pause("before commit")
         with self._engine.begin() as connection:
             result = work(connection)
         await self._pause("after commit")
         return result
 
-    async def read(self, work: Work[T]) -> T:
+    async def read(self, work: Work[T], hot: bool = False) -> T:
         await self._pause("read")
         with self._engine.begin() as connection:
             return work(connection)

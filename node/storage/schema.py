@@ -69,7 +69,10 @@ devices, standings, logs = TABLES[rows.Device], TABLES[rows.Standing], TABLES[ro
 Index("events_by_id", events.c.event, unique=True)
 Index("events_by_order", events.c.conversation, events.c.stamp)
 Index("facts_by_position", facts.c.local, facts.c.position)
-Index("outbound_work", outbound.c.peer, sqlite_where=text("acked < head"), postgresql_where=text("acked < head"))
+Index(
+    "outbound_work", outbound.c.peer, outbound.c.log, sqlite_where=text("acked < head"),
+    postgresql_where=text("acked < head"),
+)  # fmt: skip
 Index("devices_by_token", devices.c.token_hash, unique=True)
 Index("devices_by_local", devices.c.local)
 Index("standings_by_local", standings.c.local)

@@ -1,7 +1,8 @@
 """The batch writer: everything that arrived while the last transaction was committing goes into the next one.
 
-No timer: an idle message waits for its own commit only. Only the writer touches the writing connection; callers
-await a future, so a cancelled caller cannot wedge the database.
+No timer: an idle message waits for its own commit only; what nobody waits for (`later`) rides along with another
+one. Only the writer touches the writing connection; callers await a future, so a cancelled caller cannot wedge the
+database.
 """
 
 import asyncio
@@ -14,11 +15,14 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from node.api import ApiError
 from node.core.context import Context
-from node.core.view import Command, Hint, Outcome
+from node.core.view import Command, Hint, Outcome, View
 from node.storage import batch
 from node.storage.runner import Runner, said
 
 BATCH_MAX = 512  # commands in one transaction
+SMALL = 16  # commands that are decided on the loop itself: a millisecond or two
+HOT_ROWS_MAX = 8192  # a few MiB
+LATER_S = 0.02  # how long what nobody waits for may wait for company
 WAITING_MAX = 16384  # commands waiting; beyond it callers are told `busy`
 BROKEN = ("08", "53", "57", "58", "XX")  # classes of SQLSTATE that are the database's own failure
 T = TypeVar("T")
@@ -43,51 +47,76 @@ class Store:
         self._runner, self._context, self._close = runner, context, close
         self._now_ms, self._on_commit, self._on_failure = now_ms, on_commit, on_failure
         self._statements = batch.Statements(runner.dialect)
+        self._hot = batch.Hot(HOT_ROWS_MAX if runner.alone else 0)
         self._waiting: deque[tuple[Command, asyncio.Future[Outcome]]] = deque()
+        self._later: deque[tuple[Command, asyncio.Future[Outcome]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = False  # the oldest of `_later` has waited long enough
         self._wake = asyncio.Event()
         self._stopping = False
         self._failed: BaseException | None = None
         self.commits = self.commands = 0
 
-    def submit(self, command: Command) -> "asyncio.Future[Outcome]":
-        """Resolves after commit and fsync with the outcome, or with the refusal as an `ApiError`."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    def submit(self, command: Command, later: bool = False) -> "asyncio.Future[Outcome]":
+        """Resolves after commit and fsync with the outcome, or with the refusal as an `ApiError`.
+
+        `later` is for what may be told again after a crash: it saves a commit of its own.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
         if self._failed is not None:
             future.set_exception(StoreFailed(said(self._failed)))
-        elif self._stopping or len(self._waiting) >= WAITING_MAX:
+        elif self._stopping or self.waiting >= WAITING_MAX:
             future.set_exception(ApiError("busy", "the node is stopping" if self._stopping else "too much is waiting"))
+        elif later:
+            self._later.append((command, future))
+            if self._timer is None:
+                self._timer = loop.call_later(LATER_S, self._ripe)
         else:
             self._waiting.append((command, future))
             self._wake.set()
         return future
 
+    def _ripe(self) -> None:
+        self._due = True
+        self._wake.set()
+
     @property
     def waiting(self) -> int:
         """Commands that wait for the next transaction."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._later)
 
-    async def read(self, work: Callable[..., T], *args: Any) -> T:
-        """Run a read function of `node.storage` over a snapshot."""
+    async def read(self, work: Callable[..., T], *args: Any, hot: bool = False) -> T:
+        """Run a read function of `node.storage` over a snapshot; `hot`: of a little that was just committed."""
 
         def call(connection: Connection) -> T:
             return work(connection, *args)
 
-        return await self._runner.read(call)
+        return await self._runner.read(call, hot)
 
     async def run(self) -> None:
         """The writer's task; ends after `stop` when nothing waits."""
         while True:
-            while not self._waiting:
+            while not self._waiting and not (self._later and (self._due or self._stopping)):
                 if self._stopping:
                     return
                 self._wake.clear()
                 await self._wake.wait()
-            group = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+            group = self._group()
             try:
                 await self._commit(group)
             except BaseException as error:
                 self._fail(error, group)
                 raise
+
+    def _group(self) -> "list[tuple[Command, asyncio.Future[Outcome]]]":
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        group = [self._later.popleft() for _ in range(min(BATCH_MAX, len(self._later)))]
+        group += [self._waiting.popleft() for _ in range(min(BATCH_MAX - len(group), len(self._waiting)))]
+        self._due = bool(self._later)
+        return group
 
     async def _commit(self, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
         commands = [command for command, _ in group]
@@ -117,18 +146,20 @@ class Store:
     async def _transact(self, commands: list[Command]) -> tuple[list[Outcome], list[Hint]]:
         self._context.now_ms = self._now_ms()
 
-        def work(connection: Connection) -> tuple[list[Outcome], list[Hint]]:
-            outcomes, view = batch.run(connection, self._statements, commands, self._context, self._close)
-            return outcomes, list(view.hints)
+        def work(connection: Connection) -> tuple[list[Outcome], View]:
+            return batch.run(connection, self._statements, commands, self._context, self._close, self._hot)
 
-        return await self._runner.write(work)
+        outcomes, view = await self._runner.write(work, small=len(commands) <= SMALL)
+        self._hot.keep(view)
+        return outcomes, list(view.hints)
 
     def _fail(self, error: BaseException, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
         self._failed = error
         reason = StoreFailed(said(error))
-        for _, future in [*group, *self._waiting]:
+        for _, future in [*group, *self._waiting, *self._later]:
             _settle(future, reason)
         self._waiting.clear()
+        self._later.clear()
         if not isinstance(error, asyncio.CancelledError):
             self._on_failure(reason)
 

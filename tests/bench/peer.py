@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from adapters.base import Adapter, Session  # noqa: E402 - the bench put its folder on the path
 
 from federation.identity import NodeKey  # noqa: E402
-from node import admin, api, coding, config  # noqa: E402
+from node import admin, api, coding, config, config_file  # noqa: E402
 from tests.bench.ports import free_port  # noqa: E402
 
 PASSWORD = "a password of the bench"
@@ -208,7 +208,13 @@ class RoostSession(Session, asyncio.Protocol):
     async def archive_ids(self, peers: Any = ()) -> set[str]:
         await self.auth(False)
         ids: set[str] = set()
-        for conversation in (await self.ask(api.GetConversations)).conversations:
+        conversations: list[Any] = []
+        more = True
+        while more:
+            after = conversations[-1].conversation if conversations else None
+            some = await self.ask(lambda n, a=after: api.GetConversations(n, after=a, limit=api.PAGE_MAX))
+            conversations, more = [*conversations, *some.conversations], some.more
+        for conversation in conversations:
             before = None
             while True:
                 page = await self.ask(
@@ -245,7 +251,7 @@ class Roost(Adapter):  # type: ignore[misc]
         for node in nodes:
             listen = f"127.0.0.1:{self._ports[node]}"
             await self._roost("init", str(self._folder(node)), "--name", f"{node}.test", "--listen", listen)
-            self._configs[node] = config.load(self._folder(node) / "node.yaml", SETS)
+            self._configs[node] = config_file.load(self._folder(node) / "node.yaml", SETS)
         links = {node: await admin.call(self._configs[node], "link", {}) for node in nodes}
         for node, other in itertools.permutations(nodes, 2):
             await admin.call(self._configs[node], "peer.add", {"link": links[other]})

@@ -17,7 +17,7 @@ class FakeClient:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.messages: dict[str, Message] = {}
+        self.sent: dict[str, Message] = {}
         self.reaches = "read"
         self.fails: Exception | None = None
         self.refuses: Exception | None = None
@@ -43,26 +43,26 @@ class FakeClient:
     async def send(self, to: str, text: str, key: str | None = None, reply_to: str | None = None) -> Message:
         if self.refuses:
             raise self.refuses
-        key = key or f"auto-{len(self.messages)}"
+        key = key or f"auto-{len(self.sent)}"
         self.calls.append(("send", to, text, key, reply_to))
-        self.messages[key] = Message(None, key, "conv", self.address, self.device, text, 0, True, "queued")
-        return self.messages[key]
+        self.sent[key] = Message(None, key, "conv", self.address, self.device, text, 0, True, "queued")
+        return self.sent[key]
 
     async def wait(self, key: str, state: str, timeout: float) -> Message:
-        message = self.messages[key]
+        message = self.sent[key]
         if state == "queued":
             return message
         if self.fails:
             raise self.fails
         reaches = self.reaches
         if reaches in STATES and STATES.index(reaches) < STATES.index(state):
-            self.messages[key] = _with(message, reaches)
+            self.sent[key] = _with(message, reaches)
             raise TimeoutError
         return _with(message, reaches)
 
     async def withdraw(self, key: str) -> Message | None:
         self.calls.append(("withdraw", key))
-        return self.messages[key] if self.can_withdraw else None
+        return self.sent[key] if self.can_withdraw else None
 
     async def events(self, kinds: tuple[str, ...], from_start: bool) -> AsyncIterator[Change]:
         self.calls.append(("events", kinds, from_start))
@@ -73,7 +73,12 @@ class FakeClient:
 
     async def history(self, target: str, limit: int) -> list[Message]:
         self.calls.append(("history", target, limit))
-        return [THEIRS][:limit]
+        if self.refuses:
+            raise self.refuses
+        return [THEIRS, MINE][-limit:]
+
+    async def messages(self, target: str, limit: int) -> list[Message]:
+        return [MINE][:limit]
 
     async def state(self, id: str) -> api.States:
         return api.States(id, (api.Recipient("bob@b.test", "failed", 7, "declined"),))

@@ -146,7 +146,8 @@ def test_tail_shows_states_requests_and_devices(client: FakeClient, capsys: Capt
 
 def test_history_state_and_why(client: FakeClient, capsys: Capture) -> None:
     assert main(["history", "bob@b.test", *AS_ALICE, "--limit", "5"]) == 0
-    (message,) = objects(capsys)
+    message, queued = objects(capsys)
+    assert (queued["id"], queued["state"]) == (None, "queued")
     assert {"id", "origin", "log", "seq", "from", "device", "stamp", "kind", "text", "state"} <= set(message)
     assert main(["state", "ev1", *AS_ALICE]) == 0
     to = [{"address": "bob@b.test", "state": "failed", "at": 7, "reason": "declined"}]
@@ -171,6 +172,14 @@ def test_a_profile_is_shown_and_changed(client: FakeClient, capsys: Capture) -> 
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["display_name"] for line in lines[:3]] == ["Alice", "Alice L.", ""]
     assert lines[3:5] == ["address: alice@a.test", "display_name: "]
+
+
+def test_history_without_the_node_shows_what_is_here_and_fails(client: FakeClient, capsys: Capture) -> None:
+    client.refuses = Unreachable("a.test does not answer")
+    assert main(["history", "bob@b.test", "--profile", "alice"]) == Exit.UNREACHABLE
+    out, err = capsys.readouterr()
+    assert "alice@a.test: hi  [queued]" in out
+    assert "a.test does not answer" in err
 
 
 def test_login_checks_that_name_and_link_belong_together(
@@ -209,6 +218,13 @@ def test_pipe_answers_every_line(client: FakeClient, capsys: Capture, feed: Feed
     assert [x["id"] for x in answers if x["kind"] == "message"] == ["ev1"]
     assert ("read", "ev1") in client.calls
     assert [c[2] for c in client.calls if c[0] == "send"] == ["one", "two"]
+
+
+def test_pipe_marks_what_they_wrote_and_not_what_i_did(client: FakeClient, capsys: Capture, feed: Feed) -> None:
+    client.changes = [Change("message", MINE)]
+    feed('{"op":"read","conversation":"conv"}\n')
+    assert main(["pipe", "--profile", "alice"]) == 0
+    assert [call for call in client.calls if call[0] == "read"] == [("read", "ev1")]
 
 
 def test_pipe_turns_a_lost_answer_into_an_error_with_its_key(client: FakeClient, capsys: Capture, feed: Feed) -> None:

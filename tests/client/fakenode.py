@@ -157,7 +157,8 @@ def message(seq: int, text: str = "", sender: str = BOB, device: str = "dev-b", 
     body = (text or f"m{seq}").encode()
     stamp = 2000 + seq
     return api.Message(
-        f"{log}-{seq}", CONVERSATION, "origin-b", log, seq, sender, device, stamp, stamp << 16, "message", "text", body
+        f"{log}-{seq}", CONVERSATION, "origin-b", log, seq, sender, device, stamp, api.order(stamp << 16), "message",
+        "text", body,
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """The outbox: nothing typed is lost, doubled or reordered, and states are true."""
 
 import asyncio
+import itertools
 
 import msgspec
 import pytest
 
 from node import api
-from node.client import Client, Device, Lost, Unreachable
+from node.client import Client, Conversation, Device, Lost, Unreachable
 from tests.client.conftest import Open
 from tests.client.fakenode import BOB, CONVERSATION, FakeNode, message, watermark
 
@@ -46,6 +47,87 @@ async def test_the_outbox_survives_a_restart_and_keeps_keys(node: FakeNode, open
     await _accepted(again, *keys)
     assert [s.key for s in node.sends] == keys
     assert [s.body for s in node.sends] == [f"m{i}".encode() for i in range(600)]
+
+
+async def test_a_first_message_that_waits_is_a_conversation(node: FakeNode, open_client: Open) -> None:
+    node.down = True
+    client = await open_client()
+    await client.send(BOB, "one")
+    last = await client.send(BOB, "two")
+    for restart in (False, True):
+        if restart:
+            await client.close()
+            client = await open_client()
+        assert await client.conversations() == [Conversation(BOB, BOB, last_text="two", last_stamp=last.stamp)]
+        assert [m.text for m in await client.messages(BOB)] == ["one", "two"]
+
+
+async def test_a_waiting_conversation_becomes_the_real_one(node: FakeNode, open_client: Open) -> None:
+    node.down = True
+    client = await open_client(None)
+    for key in ("first", "second"):
+        await client.send(BOB, key, key=key)
+    screen = client.changes()
+    node.refuse = lambda send: api.ApiError("mailbox_full", "later", 60_000) if send.key == "second" else None
+    node.down = False
+    while (change := await anext(screen)).kind != "conversation":
+        pass
+    (found,) = await client.conversations()
+    assert change.conversation == found
+    assert (found.id, found.title, found.last_text) == (CONVERSATION, BOB, "second")
+    assert {m.conversation for m in await client.messages(BOB)} == {CONVERSATION}
+
+
+async def test_a_refused_first_message_stays_where_it_was_written(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    node.refuse = lambda send: api.ApiError("unknown_user", "b.test has no such user")
+    await client.send(BOB, "x", key="k")
+    await client.wait("k", "accepted", WAIT_S)
+    assert [(c.id, c.last_text) for c in await client.conversations()] == [(BOB, "x")]
+
+
+async def test_writing_to_somebody_declined_shows_them_again(node: FakeNode, open_client: Open) -> None:
+    await node.push(message(1), api.ConversationState(CONVERSATION, BOB, "declined"))
+    client = await open_client()
+    events = client.events(("message",))
+    await anext(events)
+    assert await client.conversations() == []
+    node.mute = True
+    await client.send(BOB, "changed my mind")
+    assert [(c.id, c.last_text) for c in await client.conversations()] == [(CONVERSATION, "changed my mind")]
+    await events.aclose()
+
+
+async def test_who_writes_first_meanwhile_is_not_listed_twice(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    node.mute = True
+    await client.send(BOB, "mine")
+    await node.push(message(1, "theirs"))
+    await node.until(lambda: len(node.sends) == 1)
+    events = client.events(("message",))
+    await anext(events)
+    assert [(c.id, c.title, c.unread) for c in await client.conversations()] == [(CONVERSATION, BOB, 1)]
+    assert {m.text for m in await client.messages(CONVERSATION)} == {"mine", "theirs"}
+    await events.aclose()
+
+
+async def test_history_ends_with_what_the_node_does_not_have(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    own = msgspec.structs.replace(message(2, "mine", "alice@a.test", "dev-1"), event="event-1")
+
+    def answer(request: api.AnyRequest) -> api.AnyResult:
+        return api.History((message(1, "theirs"), own) if len(node.requests) > 1 else ())
+
+    node.answer = answer
+    node.mute = True
+    for text in ("mine", "more"):
+        await client.send(BOB, text, key=f"key of {text}")
+    await node.until(lambda: len(node.sends) == 2)
+    assert [(m.id, m.state) for m in await client.history(BOB)] == [(None, "queued")] * 2
+    # The node took the first one and its reply is still under way: it is not shown twice.
+    found = await client.history(BOB)
+    assert [(m.text, m.key) for m in found[1:]] == [("mine", "key of mine"), ("more", "key of more")]
+    assert [m.key for m in await client.history(BOB, 1)] == ["key of more"]
 
 
 async def test_a_lost_reply_is_asked_for_again_with_the_same_key(node: FakeNode, open_client: Open) -> None:
@@ -185,6 +267,15 @@ async def test_only_what_never_left_can_be_withdrawn(node: FakeNode, open_client
     assert [s.key for s in node.sends] == ["gone"]
 
 
+async def test_a_refused_message_can_be_withdrawn(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    node.refuse = lambda send: api.ApiError("unknown_user", "b.test has no such user")
+    await client.send(BOB, "x", key="k")
+    assert (await client.wait("k", "accepted", WAIT_S)).state == "failed"
+    assert await client.withdraw("k")
+    assert await client.conversations() == []
+
+
 async def test_states_follow_watermarks(node: FakeNode, open_client: Open) -> None:
     client = await open_client()
     keys = [(await client.send(BOB, f"m{i}")).key for i in range(1, 5)]
@@ -242,6 +333,17 @@ async def test_a_new_message_wakes_a_client_that_waits_to_reconnect(node: FakeNo
     key = (await client.send(BOB, "x")).key
     await _accepted(client, key)
     await client.close()
+
+
+async def test_how_long_the_node_is_away_is_counted_over_all_tries(
+    node: FakeNode, open_client: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(1)
+    monkeypatch.setattr("node.client.sync._now_ms", lambda: next(clock))
+    node.down = True
+    client = await open_client()
+    await node.until(lambda: node.dialled == 3)
+    assert client.lights.me_since == 1
 
 
 async def test_closing_ends_every_wait(node: FakeNode, open_client: Open) -> None:

@@ -37,8 +37,9 @@ class Far:
         self.incarnation = seed * INCARNATION_BYTES
 
     def segment(
-        self, to: User, bodies: Iterable[bytes], sender: str = "bob", first: int = 1, previous: bytes | None = None
-    ) -> Segment:
+        self, to: User, bodies: Iterable[bytes], sender: str = "bob", first: int = 1, previous: bytes | None = None,
+        stamp: int = NOW_MS << 16,
+    ) -> Segment:  # fmt: skip
         """A run of this node's log of the direct conversation with `to`."""
         members = tuple(sorted((User(self.node, sender), to)))
         conversation = direct_conversation(*members)
@@ -46,7 +47,7 @@ class Far:
         for seq, body in enumerate(bodies, first):
             header = Header(
                 version=1, conversation=conversation, origin=self.node, incarnation=self.incarnation, seq=seq,
-                previous=previous, after=None, sender=sender, device=DEVICE, stamp=(NOW_MS << 16) + seq, control=None,
+                previous=previous, after=None, sender=sender, device=DEVICE, stamp=stamp + seq, control=None,
                 kind="message", target=None, manifest=None, body_format="text", body_hash=body_hash(body),
                 body_bytes=len(body), expires_ms=None,
             )  # fmt: skip

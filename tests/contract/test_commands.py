@@ -1,17 +1,22 @@
 """The message's way through the real store: each command, alone and many at once."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from federation.ids import Log, User, direct_conversation, notice_conversation
+from federation.identity import Chain, NodeKey, encode_chain, rotate
+from federation.ids import Log, User, direct_conversation, from_text, notice_conversation, to_text
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.api import ApiError, Done
 from node.core import rows
-from node.core.peers import ChangePeer
+from node.core.context import Context
+from node.core.peers import ChangePeer, MeetPeer
 from node.core.people import AddAccount, AddDevice, AddInvite, ChangeAccount, ChangeDevice, RevokeInvite
-from node.core.progress import Acknowledge, Consent, PeerAcked, Seen
+from node.core.progress import Acknowledge, Consent, PeerAcked, Seen, receipts_arrived
 from node.core.receive import Receive
+from node.core.view import Key, View
 from node.storage import reads
 from tests.contract.bench import DEVICE, NOW_MS, Bench, Far, Put
 
@@ -30,7 +35,7 @@ async def test_send_stores_all_of_it_in_one_commit(bench: Bench) -> None:
     sent = await bench.do(bench.send("k", bench.user("bob"), b"hi"))
     assert bench.store.commits == before + 1
     feeds = [await bench.store.read(reads.feed, who, 0, 100, 1 << 20) for who in ("alice", "bob")]
-    bodies = [[i.event.body for i in items if isinstance(i, reads.Placed)] for items, _ in feeds]
+    bodies = [[i.event.body for i in items if isinstance(i, reads.Placed)] for items, *_ in feeds]
     assert bodies == [[b"hi"], [b"hi"]]
     again = await bench.do(bench.send("k", bench.user("bob"), b"hi"))
     assert again == sent
@@ -79,6 +84,29 @@ async def test_a_remote_send_waits_until_acknowledged(bench: Bench) -> None:
     assert (await bench.get(rows.Receipt, log.key, far.node, "bob")).sent == 5
 
 
+@pytest.mark.parametrize("to", ["far", "bob", "alice"])
+async def test_a_full_mailbox_of_the_sender_refuses_the_send(bench: Bench, to: str) -> None:
+    """What one sends is in one's own mailbox too, for one's other devices."""
+    far = Far()
+    bench.context.mailbox_items_max = 3
+    await bench.people("alice", "bob")
+    await bench.befriend(far)
+    await bench.do(AddDevice(DEVICE, "alice", "phone", b"t" * 32, b"s" * 32))
+    await bench.do(AddDevice(b"b" * 16, "bob", "phone", b"b" * 32, b"s" * 32))
+    whom = User(far.node, "bob") if to == "far" else bench.user(to)
+    for life in range(3):  # and so on, for as long as devices fetch
+        for n in range(3):
+            await bench.do(bench.send(f"{life}-{n}", whom))
+        with pytest.raises(ApiError, match="their devices" if to == "bob" else "your devices") as full:
+            await bench.do(bench.send("over", whom))
+        assert full.value.code == "mailbox_full"
+        assert (await bench.do(bench.send(f"{life}-0", whom))).seq == 3 * life + 1, "a repeat is answered all the same"
+        for local, device in (("alice", DEVICE), ("bob", b"b" * 16)):
+            box = await bench.get(rows.Mailbox, local)
+            if box is not None:
+                await bench.do(Acknowledge(local, device, box.position, ()))
+
+
 async def test_a_peer_that_lost_its_store_is_sent_it_again(bench: Bench) -> None:
     far = Far()
     await bench.people("alice")
@@ -121,7 +149,7 @@ async def test_backlogged_destination_refuses_before_accept(bench: Bench) -> Non
 
 async def acknowledge(bench: Bench, local: str) -> Any:
     """What a session does when the device acknowledges everything."""
-    found, position = await bench.store.read(reads.feed, local, 0, 1000, 1 << 24)
+    found, position, _ = await bench.store.read(reads.feed, local, 0, 1000, 1 << 24)
     seqs: dict[Log, int] = {}
     for item in found:
         if isinstance(item, reads.Placed) and (item.origin, item.event.sender) != (bench.context.node, local):
@@ -237,3 +265,99 @@ async def test_nodes_without_a_free_name_can_all_knock(bench: Bench) -> None:
     with pytest.raises(ApiError) as taken:
         await bench.do(ChangePeer(b"4" * 32, "accepted", "x.test", ("h:1",), b"3" * 32))
     assert taken.value.code == "conflict"
+
+
+async def test_the_logs_of_a_peer_take_turns(bench: Bench) -> None:
+    """A share each; a log that rests, or one with very much, starves nobody."""
+    far = Far()
+    names = [f"u{n}" for n in range(100)]
+    await bench.people(*names)
+    await bench.befriend(far)
+    await bench.all(*(bench.send(f"{n}-{i}", User(far.node, "bob"), sender=n) for n in names for i in range(3)))
+    keys = sorted(bench.context_log(direct_conversation(bench.user(n), User(far.node, "bob"))).key for n in names)
+    sent: dict[bytes, int] = {}
+    resting, turn, looks = set(keys[:70]), b"", 0
+    while True:
+        runs, turn, more = await bench.store.read(reads.pending, far.node, turn, sent, resting, 40, 1 << 20)
+        assert sum(len(run.events) for run in runs) <= 40
+        for run in runs:
+            assert [e.seq for e in run.events] == list(range(run.after + 1, run.after + 1 + len(run.events)))
+            sent[run.of.head.log] = run.events[-1].seq
+        looks += 1
+        if not more and looks > 2:
+            break
+    assert sent == dict.fromkeys(keys[70:], 3)
+    runs, _, more = await bench.store.read(reads.pending, far.node, b"", {}, set(), 64, 1 << 20)
+    assert [len(run.events) for run in runs] == [1] * 64
+    assert more
+    (run, *_), _, _ = await bench.store.read(reads.pending, far.node, runs[-1].of.head.log, {}, set(), 64, 1 << 20)
+    assert run.of.head.log > runs[-1].of.head.log
+
+
+async def test_a_stolen_old_key_does_not_take_a_node_over(bench: Bench) -> None:
+    far, thief, new = Far(), NodeKey(b"t" * 32), NodeKey(b"n" * 32)
+    stolen = rotate(far.chain, thief.public, far.key, "signing")
+    await bench.befriend(far)
+
+    async def meet(chain: Chain) -> None:
+        await bench.do(MeetPeer(far.node, far.name, encode_chain(chain), (), far.node))
+
+    await meet(honest := rotate(far.chain, new.public, far.key, "signing"))
+    for chain in (far.chain, stolen, rotate(stolen, thief.public, thief, "signing")):
+        with pytest.raises(ApiError, match="key chain"):
+            await meet(chain)
+    assert (await bench.get(rows.Peer, far.node)).chain == encode_chain(honest)
+    await meet(saved := rotate(far.chain, new.public, NodeKey(b"F" * 32), "recovery"))
+    assert (await bench.get(rows.Peer, far.node)).chain == encode_chain(saved)
+
+
+async def test_a_strangers_claim_to_a_name_gives_way_to_the_administrator(bench: Bench) -> None:
+    squatter, far = Far(b"s", "far.test"), Far()
+    claim = MeetPeer(squatter.node, "far.test", encode_chain(squatter.chain), ("h:1",))
+    assert (await bench.do(claim)).name == "far.test"
+    added = await bench.do(ChangePeer(far.node, "accepted", "far.test", ("h:1",), squatter.node))
+    assert (added.name, added.state) == ("far.test", "accepted")
+    assert (await bench.get(rows.Peer, squatter.node)).name == ""
+    again = MeetPeer(squatter.node, "far.test", encode_chain(squatter.chain), ("h:1",), far.node)
+    assert (await bench.do(again)).name == ""
+
+
+async def test_a_node_cannot_be_called_like_another_nodes_id(bench: Bench) -> None:
+    far = Far()
+    met = await bench.do(MeetPeer(far.node, to_text(b"v" * 32), encode_chain(far.chain), ()))
+    assert met.name == ""
+
+
+async def test_only_later_with_gap_makes_a_log_be_offered_again(bench: Bench) -> None:
+    """Else a peer would have everything sent to it again for each of its small answers, without a pause."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    sent = await bench.do(bench.send("k", User(far.node, "bob")))
+    log = bench.context_log(from_text(sent.conversation, 32))
+    await bench.do(PeerAcked(far.node, LogAck(*log, 1)))
+    assert await bench.do(PeerAcked(far.node, LogAck(*log, 0, (Verdict(1, "refused", "gap"),)))) == 1
+
+
+async def test_a_receipt_about_notices_is_ignored(bench: Bench) -> None:
+    """Their members are two nodes: there is no user to show it to."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    await bench.do(Receive(far.node, far.segment(bench.user("alice"), [b"1"])))
+    await acknowledge(bench, "alice")
+    receipt = Receipt(notice_conversation(bench.context.node, far.node), bench.context.incarnation, "", 1, 1)
+    await bench.do(Told(far.node, (receipt,)))
+    assert await bench.get(rows.Mailbox, "") is None
+
+
+@dataclass(frozen=True)
+class Told:
+    peer: bytes
+    receipts: tuple[Receipt, ...]
+
+    def keys(self, context: Context) -> Iterable[Key]:
+        return ()
+
+    def decide(self, view: View, context: Context) -> None:
+        receipts_arrived(view, context, self.peer, self.receipts)

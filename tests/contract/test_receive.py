@@ -1,13 +1,17 @@
 """A peer's segments through the real store: taken once, refused for good, paused, or kept as evidence."""
 
+import pytest
+
 from federation.event import event_id
+from federation.identity import Chain, NodeKey, check_chain, rotate
 from federation.ids import Log
 from federation.wire import LogAck, Segment
 from node.core import rows
-from node.core.people import ChangeAccount
+from node.core.people import AddDevice, ChangeAccount
+from node.core.progress import Acknowledge
 from node.core.receive import Receive
 from node.storage import reads
-from tests.contract.bench import Bench, Far
+from tests.contract.bench import NOW_MS, Bench, Far
 
 
 def codes(ack: LogAck) -> list[tuple[int, str, str]]:
@@ -24,7 +28,7 @@ async def test_receive_delivers_once_and_acknowledges(bench: Bench) -> None:
     again = await bench.all(Receive(far.node, segment), Receive(far.node, segment))  # the answer was lost
     assert [(getattr(a, "seq", a), a.verdicts) for a in again] == [(40, ())] * 2
     assert (await bench.get(rows.Mailbox, "alice")).items == 40
-    found, _ = await bench.store.read(reads.feed, "alice", 0, 100, 1 << 20)
+    found, *_ = await bench.store.read(reads.feed, "alice", 0, 100, 1 << 20)
     assert [i.event.body for i in found if isinstance(i, reads.Placed)] == [b"%d" % n for n in range(40)]
 
 
@@ -48,6 +52,39 @@ async def test_a_full_mailbox_pauses_the_log(bench: Bench) -> None:
     assert (ack.seq, codes(ack)) == (2, [(3, "later", "mailbox_full")])
 
 
+async def test_what_a_device_acknowledged_does_not_fill_the_mailbox(bench: Bench) -> None:
+    """A user of many years is never refused for what was fetched long ago; a lost device does not matter."""
+    far = Far()
+    bench.context.mailbox_items_max = 3
+    await bench.people("alice")
+    await bench.befriend(far)
+    for device in (b"1", b"2"):
+        await bench.do(AddDevice(device * 16, "alice", "phone", device * 32, b"s" * 32))
+    bodies = [b"%d" % n for n in range(9)]
+    whole = far.segment(bench.user("alice"), bodies)
+
+    async def offer(first: int) -> int:
+        rest = whole.events[first - 1 :]
+        segment = Segment(whole.conversation, whole.origin, whole.incarnation, first, whole.members, rest)
+        ack: LogAck = await bench.do(Receive(far.node, segment))
+        assert codes(ack) == [(ack.seq + 1, "later", "mailbox_full")]
+        return ack.seq
+
+    async def acknowledge(device: bytes, position: int) -> None:
+        await bench.do(Acknowledge("alice", device * 16, position, ()))
+
+    assert await offer(1) == 3
+    head = (await bench.get(rows.Mailbox, "alice")).position
+    await acknowledge(b"1", head - 1)
+    assert await offer(4) == 5, "all but the newest were fetched"
+    head = (await bench.get(rows.Mailbox, "alice")).position
+    await acknowledge(b"2", 1)  # the slow device changes nothing
+    assert await offer(6) == 5
+    await acknowledge(b"2", head)
+    await acknowledge(b"1", head)  # twice is once
+    assert await offer(6) == 8
+
+
 async def test_unknown_and_deleted_users_are_refused_for_good(bench: Bench) -> None:
     far = Far()
     await bench.people("gone")
@@ -56,6 +93,33 @@ async def test_unknown_and_deleted_users_are_refused_for_good(bench: Bench) -> N
     for name in ("gone", "never"):
         ack = await bench.do(Receive(far.node, far.segment(bench.user(name), [b"1", b"2"])))
         assert (ack.seq, codes(ack)) == (2, [(1, "refused", "unknown_user"), (2, "refused", "unknown_user")])
+
+
+@pytest.mark.parametrize("ahead_ms", [3_600_000, (1 << 47) - 1 - NOW_MS], ids=["accepted", "refused"])
+async def test_a_stamp_from_the_future_is_not_where_our_clock_goes_on(bench: Bench, ahead_ms: int) -> None:
+    """Else one event of a peer would end all sending here at the next start."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    segment = far.segment(bench.user("alice"), [b"1"], stamp=(NOW_MS + ahead_ms) << 16)
+    assert (await bench.do(Receive(far.node, segment))).seq == 1
+    await bench.do(bench.send("k", bench.user("alice")))
+    assert await bench.store.read(reads.newest_stamp) == bench.context.last_stamp == NOW_MS << 16
+
+
+async def test_a_long_key_chain_is_checked_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each check costs a signature per rotation, in the one thread that everybody's writes wait for."""
+    far, checked = Far(b"r"), list[Chain]()
+    for number in range(3):
+        key = NodeKey(bytes([number]) * 32)
+        far.chain, far.key = rotate(far.chain, key.public, far.key, "signing"), key
+    await bench.people("alice")
+    await bench.befriend(far)
+    monkeypatch.setattr("node.core.receive.check_chain", lambda chain: checked.append(chain) or check_chain(chain))
+    for sender in ("bob", "ben"):
+        ack = await bench.do(Receive(far.node, far.segment(bench.user("alice"), [b"1"], sender)))
+        assert (ack.seq, ack.verdicts) == (1, ())
+    assert len(checked) <= 1
 
 
 async def test_forged_events_are_refused_and_the_log_goes_on(bench: Bench) -> None:
@@ -92,7 +156,7 @@ async def test_two_events_under_one_number_are_kept_as_evidence(bench: Bench) ->
     await bench.do(Receive(far.node, one))
     bench.hints.clear()
     ack = await bench.do(Receive(far.node, two))
-    assert ack.seq == 1
+    assert (ack.seq, codes(ack)) == (1, [(1, "refused", "equivocation")])
     kept = await bench.get(rows.Evidence, event_id(two.events[0].header))
     assert (kept.seq, kept.header) == (1, two.events[0].header)
     assert ("evidence", far.node) in bench.hints

@@ -8,11 +8,13 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from federation.ids import User, digest
+from federation.ids import User, digest, direct_conversation
 from node.api import ApiError
 from node.core import rows
 from node.core.people import AddAccount, AddDevice, ChangeAccount
 from node.core.progress import Acknowledge, Seen
+from node.core.view import View
+from node.storage import batch
 from node.storage.migrate import migrate
 from node.storage.writer import WAITING_MAX, Store, StoreFailed
 from tests.contract.bench import DEVICE, Bench, Bug, Far, Get, Put
@@ -23,6 +25,7 @@ async def test_statements_do_not_grow_with_the_batch(bench: Bench, remote: bool)
     far = Far()
     await bench.people("alice", *(f"u{n}" for n in range(256)))
     await bench.befriend(far)
+    await bench.do(bench.send("warm", User(far.node if remote else bench.context.node, "u255")))
     counts: dict[int, int] = {}
     serial = 0
     for size in (1, 16, 256):
@@ -49,6 +52,51 @@ async def test_a_batch_with_more_keys_than_a_statement_takes(bench: Bench) -> No
     assert {getattr(o, "code", o) for o in outcomes} == {"not_found"}
     assert bench.failures == []
     assert (await bench.get(rows.Account, "alice")).state == "active"
+
+
+async def test_a_batch_that_was_not_committed_is_not_remembered(bench: Bench) -> None:
+    """Rows that the writer used last are kept in memory: only what is on disk may be among them."""
+    await bench.people("alice")
+    await bench.do(bench.send("k1", bench.user("alice")))
+    before = await bench.get(rows.Account, "alice")
+    log = bench.context_log(direct_conversation(bench.user("alice"), bench.user("alice"))).key
+    twice = await bench.get(rows.StoredEvent, log, 1)
+    with pytest.raises(ApiError, match="not stored"):
+        await bench.do(Put((before._replace(display_name="never"), twice)))
+    assert await bench.get(rows.Account, "alice") == before
+
+
+async def test_what_the_writer_used_last_needs_no_query_and_is_bounded(bench: Bench) -> None:
+    await bench.people("alice", "bob")
+    await bench.do(bench.send("k1", bench.user("bob")))
+    with bench.counting() as seen:
+        await bench.do(bench.send("k2", bench.user("bob")))
+    selects = [s for s in seen if s.startswith("SELECT") and "sent_keys" not in s]
+    assert not selects or not bench.runner.alone
+    hot, view = batch.Hot(2), View()
+    view.loaded = {(rows.Account, (name,)): None for name in ("a", "b", "c")}
+    hot.keep(view)
+    assert [hot.find((rows.Account, (name,)), View()) for name in ("a", "b", "c")] == [False, True, True]
+
+
+async def test_what_nobody_waits_for_rides_along_or_goes_after_a_while(bench: Bench) -> None:
+    await bench.people("alice")
+    before = bench.store.commits
+    later = bench.store.submit(Put(()), later=True)
+    await bench.do(Put(()))
+    assert later.done()
+    assert bench.store.commits == before + 1
+    async with asyncio.timeout(60):
+        assert await bench.store.submit(Put(()), later=True) == "put"
+    assert bench.store.commits == before + 2
+
+
+async def test_what_nobody_waits_for_is_committed_at_the_end(bench: Bench) -> None:
+    await bench.people("alice")
+    later = bench.store.submit(Put(()), later=True)
+    bench.store.stop()
+    async with asyncio.timeout(60):
+        assert await later == "put"
 
 
 async def test_refused_commands_leave_nothing(bench: Bench) -> None:

@@ -1,14 +1,17 @@
 """Client frames in both encodings: what is read, and what an enemy may send (PROTOCOL.md 7)."""
 
 import json
+from collections.abc import Iterator
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.identity import verify
+from federation.event import sign_event
+from federation.identity import NodeKey, verify
 from node import api, coding
+from node.core import render, rows
 from tests.federation import vectors as v
 
 CODECS = pytest.mark.parametrize("codec", [coding.JSON, coding.MSGPACK], ids=["json", "msgpack"])
@@ -113,6 +116,33 @@ def test_a_json_bomb_is_a_typed_refusal(text: str) -> None:
 def test_json_that_is_not_utf_8_is_refused() -> None:
     for raw in (b'{"t":"decline","id":1,"conversation":"\xff"}', b'\xef\xbb\xbf{"t":"ping","id":1}', b"\xff\xfe{\0"):
         assert v.read_or_refused(coding.JSON.from_client, raw, "bad_frame") is None
+
+
+@pytest.mark.parametrize("stamp", [0, 1, (1 << 53) + 1, (1 << 63) - 1])
+def test_a_reader_that_has_only_doubles_loses_nothing(stamp: int) -> None:
+    """JavaScript's JSON.parse, for one."""
+    header = sign_event(v.header(), v.BODY, NodeKey(b"k" * 32)).signed.header
+    row = rows.StoredEvent(
+        b"l" * 32, 1, b"e" * 32, b"c" * 32, stamp, "bob", b"d" * 16, "message", header, b"", v.BODY, 0, 0, ""
+    )
+    raw = coding.JSON.encode(render.message(b"n" * 32, b"i" * 16, row, lambda node, local: f"{local}@b.test"))
+    assert json.loads(raw, parse_int=lambda text: int(float(text))) == json.loads(raw)
+    assert int(json.loads(raw)["order"], 16) == stamp
+
+
+@given(st.lists(st.integers(0, (1 << 63) - 1)))
+def test_orders_sort_as_the_stamps_they_stand_for(stamps: list[int]) -> None:
+    assert sorted(map(api.order, stamps)) == [api.order(stamp) for stamp in sorted(stamps)]
+
+
+def test_no_number_of_the_schema_goes_past_a_double() -> None:
+    def numbers(at: object) -> Iterator[int]:
+        for part in at.values() if isinstance(at, dict) else at if isinstance(at, list) else ():
+            yield from numbers(part)
+        if isinstance(at, dict):
+            yield from (at[key] for key in ("maximum", "minimum") if key in at)
+
+    assert max(numbers(json.loads(coding.schema()))) == (1 << 53) - 1
 
 
 MARKS = b"\x84\xa1t\xa4read\xa2id\x01\xacconversation\xa1c\xa5marks"

@@ -18,6 +18,7 @@ from federation.identity import (
     encode_chain,
     hello_bytes,
     new_chain,
+    replaces,
     rotate,
     split_host_port,
     verify,
@@ -42,6 +43,17 @@ def test_the_recovery_key_takes_over_from_a_stolen_key() -> None:
     saved = rotate(v.BORN, v.SECOND.public, v.RECOVERY, "recovery")
     assert check_chain(saved).key == v.SECOND.public
     assert check_chain(stolen).node == check_chain(saved).node  # a fork: one number, two keys
+
+
+def test_a_chain_gives_way_to_its_continuation_and_to_the_recovery_key_only() -> None:
+    thief = NodeKey(v.b(66))
+    stolen = rotate(v.BORN, thief.public, v.FIRST, "signing")  # with the first key, after it was rotated away
+    longer = rotate(rotate(stolen, thief.public, thief, "signing"), thief.public, thief, "signing")
+    saved = rotate(v.BORN, v.SECOND.public, v.RECOVERY, "recovery")
+    assert [replaces(v.ROTATED, known) for known in (v.BORN, v.ROTATED, v.RECOVERED)] == [True, True, False]
+    assert [replaces(new, v.ROTATED) for new in (stolen, longer, saved, v.RECOVERED)] == [False, False, True, True]
+    assert [replaces(new, saved) for new in (v.BORN, stolen, longer, v.ROTATED)] == [False] * 4
+    assert replaces(saved, longer)  # however far the thief went on
 
 
 def forged(number: int = 1, by: str = "signing", signature: bytes = v.b(0, 64)) -> Chain:

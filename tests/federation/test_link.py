@@ -105,7 +105,16 @@ def refused(code: str, rule: str) -> "pytest.RaisesExc[ProtocolError]":
     return pytest.RaisesExc(ProtocolError, check=lambda e: (e.code, e.rule) == (code, rule))
 
 
+NAMES = ["", "A.test", "\u0430lice.test", "a.test\x1b[2J", "a.test\n", "a b", "a..test", "xn--a.test", "x" * 64]
+
+
 # --- the hello --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_out_of_the_grammar_never_reaches_a_screen_or_a_log(name: str) -> None:
+    with refused("bad_frame", "1.4"):
+        Two(who=(A._replace(name=name), B)).greet()
+
+
 def test_both_sides_prove_themselves_and_events_may_flow() -> None:
     two = Two(expect=B.node).greet()
     for side, other in ((0, B), (1, A)):
@@ -324,13 +333,13 @@ def test_later_pauses_only_its_own_log_and_for_a_while() -> None:
     two = Two().greet()
     two.carry(0, two.a.sending([segment(1, 3), segment(1, 1, log=log_of(1))]))
     two.carry(1, [Send(ack(1, later=True)), Send(ack(1, log_of(1)))])
-    assert two.a.rests(log_of(), two.now)
-    assert not two.a.rests(log_of(1), two.now)
+    assert log_of() in two.a.resting(two.now)
+    assert log_of(1) not in two.a.resting(two.now)
     assert "mailbox_full" in two.a.paused[log_of()][1]
     assert two.a.sent.get(log_of(), 0) <= 1  # the rest of it is offered again
     assert two.a.room() == Settings().window_events
-    assert two.a.rests(log_of(), two.now + LATER_MS - 1)
-    assert not two.a.rests(log_of(), two.now + LATER_MS)
+    assert log_of() in two.a.resting(two.now + LATER_MS - 1)
+    assert log_of() not in two.a.resting(two.now + LATER_MS)
 
 
 def test_what_was_sent_behind_a_paused_event_is_offered_again() -> None:

@@ -8,7 +8,9 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from aioquic import tls
 from aioquic.quic import events
+from aioquic.quic.packet import QuicStreamFrame
 
 from federation import endpoint as endpoint_module
 from federation.credit import GAPS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, NodeQuic, configuration
@@ -250,6 +252,17 @@ def test_fragments_are_bounded() -> None:
         wire.write_sparse(0, 1 + 2 * index)
         if wire.server.fragmented():
             break
+    assert wire.server.fragmented()
+
+
+@pytest.mark.parametrize("epoch", [tls.Epoch.INITIAL, tls.Epoch.ONE_RTT], ids=["before", "after"])
+def test_fragments_of_the_handshake_are_bounded(epoch: tls.Epoch) -> None:
+    """Each costs a walk over all others, and no handshake is needed to send them: 60 kB held a node for seconds."""
+    wire = Wire()
+    stream = wire.server._crypto_streams[epoch].receiver
+    for index in range(GAPS_MAX + 1):
+        assert not wire.server.fragmented()
+        stream.handle_frame(QuicStreamFrame(data=b"x", offset=stream._buffer_start + 1 + 2 * index))
     assert wire.server.fragmented()
 
 

@@ -13,7 +13,7 @@ from federation.identity import Identity, NodeKey, check_chain, new_chain
 from federation.ids import Log
 from federation.link import Settings, Standing, Us
 from federation.ports import Channel, ChannelClosed
-from federation.service import Known, Service, Waiting
+from federation.service import Found, Known, Look, Service
 
 CAP_MS = 60_000
 CHANCE = 0.5
@@ -71,15 +71,17 @@ class Host:
         known = self.peers.get(identity.node)
         return known.state if known else "pending"
 
-    async def work(self, peer: bytes) -> Sequence[Waiting]:
+    async def pending(self, peer: bytes, look: Look) -> Found:
+        room, segments, more = look.events, [], False
+        for log, events in self.logs.items():
+            after = max(self.acks.get(log, 0), look.sent.get(log, 0))
+            run = events[after : after + min(room, wire.EVENTS_MAX)]
+            room -= len(run)
+            more = more or after + len(run) < len(events)
+            if run:
+                segments.append(wire.Segment(*log, after + 1, (), tuple(run)))
         await asyncio.sleep(0)
-        return [
-            Waiting(log, self.acks.get(log, 0), ()) for log, e in self.logs.items() if len(e) > self.acks.get(log, 0)
-        ]
-
-    async def run_of(self, log: Log, after: int, limit: int) -> Sequence[Signed]:
-        await asyncio.sleep(0)
-        return self.logs[log][after : after + limit]
+        return Found(segments, b"", more)
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         await asyncio.sleep(0)
@@ -394,6 +396,19 @@ async def test_an_acceptance_brings_a_waiting_link_up() -> None:
         assert len(net.pairs) == 1
 
 
+async def test_a_stranger_leaves_nothing_behind() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    async with running(net):
+        await a.host.until(lambda: net.pairs)
+        await quiet()
+        assert a.id in b.service.links
+        net.pairs[0][0].cut()
+        await b.host.until(lambda: a.id not in b.service.links)
+        assert not b.service.backoffs
+
+
 async def test_blocking_a_peer_closes_its_link_at_once() -> None:
     net = Net()
     a, b = net.node(us(1)), net.node(us(2))
@@ -481,3 +496,22 @@ async def test_stop_says_goodbye_and_leaves_nothing_behind() -> None:
     await asyncio.gather(b.service.stop(), c.service.stop())
     await asyncio.gather(*net.accepting)
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize(("bound", "most"), [("RECEIVING_EVENTS_MAX", 4), ("RECEIVING_BYTES_MAX", 1000)])
+async def test_a_peer_that_ignores_its_window_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    monkeypatch.setattr(f"federation.service.{bound}", most)
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    a.host.logs[log_of(a)] = events(4, most // 5)
+    async with running(net):
+        await a.host.until(lambda: a.host.acks.get(log_of(a)) == 4)
+        a.host.logs[log_of(a)] += events(5, most // 4)
+        a.service.poke(b.id)
+        await a.host.until(lambda: not a.up(b))
+        await quiet()
+        assert "more unacknowledged events" in a.service.backoffs[b.id].reason

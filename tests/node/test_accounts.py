@@ -1,15 +1,19 @@
 """Accounts, devices and invites as clients and administrators meet them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node import api
 from node.admin import AdminError, call
 from node.api import ApiError
+from node.core.people import ChangeAccount, ChangeDevice
+from node.directory import device_id
 from node.node import Node
+from node.storage import reads
 from node.system import System
 from tests.node.helpers import Client, again, config, connect, stranger
 
@@ -211,3 +215,35 @@ async def test_the_host_application_may_decide_about_passwords(tmp_path: Path) -
         assert await code(client.login("alice", "crash")) == "failed"  # a bug of the host is answered too
         assert await client.ask(api.Ping) == api.Done()
         assert asked.count("bert") == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda device: ChangeDevice("alice", device_id(device), revoke=True), "bad_token"),
+        (lambda device: ChangeAccount("alice", state="disabled"), "disabled"),
+    ],
+    ids=["revoked", "disabled"],
+)
+async def test_what_ends_sessions_ends_one_that_is_logging_in(
+    node: Node, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], Any], code: str
+) -> None:
+    """A thief who tries all the time must not slip through between the look and the session's start."""
+    alice, thief = await connect(node, "alice"), await stranger(node)
+    read, changes = node.store.read, [change(alice.device)]
+
+    async def slow(work: Any, *args: Any, **more: Any) -> Any:
+        found = await read(work, *args, **more)
+        if work is reads.device_by_token and changes:
+            await node.store.submit(changes.pop())
+        return found
+
+    monkeypatch.setattr(node.store, "read", slow)
+    thief.token = alice.token
+    with pytest.raises(ApiError) as refused:
+        await thief.auth()
+    assert refused.value.code == code
+    with pytest.raises(ApiError, match="log in first"):
+        await thief.ask(api.GetDevices)
+    await alice.ended()
+    assert not node.sessions

@@ -1,24 +1,28 @@
 """One node: what a send answers, who gets it, what its sender sees."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from federation.ids import to_text
-from federation.memory import pair
+from federation.ports import FRAME_BYTES_MAX
 from node import api, coding
 from node.api import ApiError
 from node.config import Limits
+from node.core import rows
 from node.node import Node
-from tests.node.helpers import Client, config, connect, stranger
+from node.storage import reads
+from node.storage.schema import TABLES
+from tests.node.helpers import WAIT_S, Client, again, befriend, config, connect, stranger, two_nodes
 
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    async with Node.open(config(tmp_path, limits=Limits(mailbox_messages=100))) as node:
+    async with Node.open(config(tmp_path, limits=Limits(mailbox_messages=1000))) as node:
         for name in ("alice", "ann"):
             await node.create_user(name, "pw")
         yield node
@@ -105,6 +109,18 @@ async def test_other_kinds_and_formats_are_refused(node: Node) -> None:
     assert await refused(alice, api.Send, "k", "ann@a.test", b"x", format="zip") == "bad_request"
 
 
+async def test_a_message_over_the_configured_size_is_refused_and_one_of_a_peer_is_not(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path, limits=Limits(message_bytes=256)) as (a, b):
+        await befriend(a, b)
+        alice, bob = await connect(a, "alice"), await connect(b, "bob")
+        with pytest.raises(ApiError, match="256 bytes") as error:
+            await bob.send("bob@b.test", bytes(257))
+        assert error.value.code == "too_large"
+        await bob.send("bob@b.test", bytes(256))
+        await alice.send("bob@b.test", bytes(257))
+        await bob.message(bytes(257))
+
+
 async def test_nothing_is_shown_to_people_outside_the_conversation(node: Node) -> None:
     await node.create_user("eve", "pw")
     alice, eve = await connect(node, "alice"), await connect(node, "eve")
@@ -120,12 +136,32 @@ async def test_nothing_is_shown_to_people_outside_the_conversation(node: Node) -
 
 async def test_mailbox_full(node: Node) -> None:
     alice = await connect(node, "alice")
-    numbers = [await alice.post(api.Send, f"k{n}", "ann@a.test", b"x") for n in range(100)]
+    numbers = [await alice.post(api.Send, f"k{n}", "ann@a.test", b"x") for n in range(1000)]
     for number in numbers:
         await alice.answer(number)
     assert await refused(alice, api.Send, "over", "ann@a.test", b"x") == "mailbox_full"
     assert api.CODES["mailbox_full"][0], "it can be tried again"
-    assert len((await alice.ask(api.GetHistory, "ann@a.test")).messages) == 100
+    assert (await alice.ask(api.GetHistory, "ann@a.test", limit=1000)).messages  # reading goes on
+    ann = await connect(node, "ann")
+    while len([i for i in ann.items if isinstance(i, api.Message)]) < 1000:
+        await ann.pump()
+    await ann.ask(api.Ping)  # the acknowledgement went before it
+    await alice.send("ann@a.test", b"there is room again")
+
+
+async def test_a_client_that_only_sends_is_told_to_receive(node: Node) -> None:
+    alice = await connect(node, "alice", feed=False)
+    numbers = [await alice.post(api.Send, f"k{n}", "alice@a.test", b"x") for n in range(1000)]
+    for number in numbers:
+        await alice.answer(number)
+    with pytest.raises(ApiError, match="let one of them receive") as full:
+        await alice.send("ann@a.test", b"over")
+    assert full.value.code == "mailbox_full"
+    phone = await again(node, alice)
+    while len(phone.items) < 1000:
+        await phone.pump()
+    await phone.ask(api.Ping)
+    await alice.send("ann@a.test", b"there is room again")
 
 
 async def test_requests_give_no_receipts_until_accepted(node: Node) -> None:
@@ -156,23 +192,130 @@ async def test_a_declined_sender_is_told(node: Node) -> None:
     await ann.message(b"thanks")
 
 
-@pytest.mark.parametrize("codec", [coding.MSGPACK, coding.JSON], ids=["msgpack", "json"])
-async def test_a_page_of_history_fits_into_a_frame(node: Node, codec: coding.Codec) -> None:
+async def test_an_answer_longer_than_a_frame_is_an_error_and_the_session_lives(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alice = await connect(node, "alice")
-    bodies = [b"%02d" % n + bytes(api.BODY_BYTES_MAX - 2) for n in range(40)]
+    await alice.send("ann@a.test", b"hi")
+    monkeypatch.setattr("node.session.FRAME_BYTES_MAX", 100)
+    assert await refused(alice, api.GetHistory, "ann@a.test") == "too_large"
+    assert await alice.ask(api.Ping) == api.Done()
+
+
+async def test_a_long_history_comes_in_pages_that_fit_a_frame(node: Node) -> None:
+    alice = await connect(node, "alice")
+    bodies = [bytes([n]) * api.BODY_BYTES_MAX for n in range(20)]
     for body in bodies:
         await alice.send("ann@a.test", body)
-    ours, theirs = pair()
-    serving = asyncio.ensure_future(node.serve(theirs, "json" if codec is coding.JSON else "msgpack"))
-    other = await Client(ours, codec).hello()
-    other.token = alice.token
-    await other.auth(feed=False)
-    found: list[bytes | None] = []
+    found: list[api.Message] = []
     before, more = None, True
     while more:
-        page = await other.ask(api.GetHistory, "ann@a.test", before, 200)
-        found[:0] = [message.body for message in page.messages]
-        before, more = page.messages[0].event, page.more
-    assert found == bodies
-    await ours.close()
-    await serving
+        page = await alice.ask(api.GetHistory, "ann@a.test", before, 20)
+        assert len(coding.JSON.encode(api.Reply(1, page))) <= FRAME_BYTES_MAX, "the larger encoding"
+        found, before, more = [*page.messages, *found], page.messages[0].event, page.more
+    assert [m.body for m in found] == bodies
+
+
+async def test_a_page_is_the_last_when_nothing_is_before_it(node: Node) -> None:
+    alice = await connect(node, "alice")
+    for body in (b"one", b"two"):
+        await alice.send("ann@a.test", body)
+    assert (await alice.ask(api.GetHistory, "ann@a.test", limit=1)).more
+    assert not (await alice.ask(api.GetHistory, "ann@a.test", limit=2)).more
+
+
+async def test_the_sdk_reaches_the_oldest_message_over_short_pages(node: Node) -> None:
+    client = await node.client("alice")
+    bodies = [str(n) * 60_000 for n in range(10)] * 2
+    for body in bodies:
+        await client.wait((await client.send("ann@a.test", body)).key, "accepted", WAIT_S)
+    assert [m.text for m in await client.history("ann@a.test")] == bodies
+    assert [m.text for m in await client.history("ann@a.test", 15)] == bodies[5:]
+
+
+def test_nothing_is_longer_in_json_than_its_page_counts() -> None:
+    ids, name = to_text(bytes(32)), "x" * 64
+    sender = f"{name}@{'d' * 253}"
+    most = (1 << 53) - 1
+    longest = api.Message(
+        ids, ids, ids, ids, most, sender, ids, most, api.order(1), "k" * 32, "f" * 32, b"", ids, True, most, "delivered"
+    )
+    assert len(coding.JSON.encode(longest)) <= reads.MESSAGE_BYTES
+    mark = len(coding.JSON.encode(api.Mark(ids, ids, most)))
+    conversation = len(coding.JSON.encode(api.ConversationState(ids, sender, "declined", (), most, most)))
+    assert reads.MARKS_MAX * mark + api.PAGE_MAX * conversation <= FRAME_BYTES_MAX - 1024
+
+
+async def test_someone_with_ten_thousand_conversations_gets_them_in_pages(node: Node) -> None:
+    """Each page takes as many statements as any other, however much is on it."""
+    alice = await connect(node, "alice")
+    await stand(node, [rows.Standing(n.to_bytes(32), "alice", "request" if n % 100 == 0 else "open", n << 16)
+                       for n in range(10_000)])  # fmt: skip
+    with counting(node) as statements:
+        (await alice.ask(api.GetConversations, limit=1))
+    few = len(statements)
+    for requests_only, total in ((False, 10_000), (True, 100)):
+        found: list[api.ConversationState] = []
+        after, more = None, True
+        while more:
+            with counting(node) as statements:
+                page = await alice.ask(api.GetConversations, requests_only, after, api.PAGE_MAX)
+            assert len(statements) == few
+            assert len(coding.JSON.encode(api.Reply(1, page))) <= FRAME_BYTES_MAX
+            found, after, more = found + list(page.conversations), page.conversations[-1].conversation, page.more
+        assert len({c.conversation for c in found}) == len(found) == total
+    assert found[1].read == (api.Mark(to_text(node.us.node), to_text(bytes(16)), 100),)
+    with counting(node) as statements:
+        await alice.ask(api.GetHistory, to_text((7).to_bytes(32)))
+    assert len(statements) < 10
+    client = await node.client("alice")
+    assert [c.last_stamp for c in await client.requests()] == list(range(9900, -1, -100)), "newest first"
+
+
+async def test_read_marks_past_any_number_still_fit_a_frame(node: Node) -> None:
+    """One per life of a node: a conversation of many years has many, and so has a page of such conversations."""
+    alice = await connect(node, "alice")
+    await stand(node, [rows.Standing(n.to_bytes(32), "alice", "open", 0) for n in range(4)], logs=3000)
+    found: list[api.ConversationState] = []
+    after, more = None, True
+    while more:
+        page = await alice.ask(api.GetConversations, after=after)
+        assert len(coding.JSON.encode(api.Reply(1, page))) <= FRAME_BYTES_MAX
+        found, after, more = found + list(page.conversations), page.conversations[-1].conversation, page.more
+    assert [c.conversation for c in found] == [to_text(n.to_bytes(32)) for n in range(4)]
+    assert [max(mark.seq for mark in c.read) for c in found] == [3000] * 4, "the newest are there"
+
+
+async def stand(node: Node, standings: list[rows.Standing], logs: int = 1) -> None:
+    """Conversations with a far user, and logs of ours that the local one has read."""
+    us, far = node.us.node, b"f" * 32
+    made: list[Any] = list(standings)
+    for s in standings:
+        made.append(rows.Conversation(s.conversation, "direct", us, s.local, far, "x"))
+        for n in range(logs):
+            log, life = s.conversation + n.to_bytes(4), n.to_bytes(16)
+            read = n + 1 if logs > 1 else int.from_bytes(s.conversation)
+            made.append(rows.LogHead(log, s.conversation, us, life, read, bytes(32), n))
+            made.append(rows.Receipt(log, us, s.local, 0, read, read, b"", 0, 0, 0))
+
+    def write(connection: Any) -> None:
+        for row in {type(row) for row in made}:
+            connection.execute(TABLES[row].insert(), [r._asdict() for r in made if type(r) is row])
+
+    await node._runner.write(write)
+
+
+@contextmanager
+def counting(node: Node) -> Iterator[list[str]]:
+    """The statements that read."""
+    seen: list[str] = []
+    engine = node._runner._reader  # type: ignore[attr-defined]
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        seen.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)

@@ -1,16 +1,28 @@
 """One connection: the feed's cursor, the windows, and what happens past them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
+from federation.dialer import Dialer
+from federation.identity import split_host_port
 from federation.ids import to_text
+from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX
 from node import api
+from node.api import ApiError
+from node.client import channels
+from node.client.errors import Unreachable
 from node.config import Limits
+from node.core.send import Send
 from node.node import Node
-from tests.node.helpers import Client, again, config, connect, stranger
+from node.requests import HANDLERS
+from node.session import Session
+from tests.node.helpers import DEVICE_KEY, WAIT_S, Client, again, config, connect, listening, stranger
 
 
 @pytest.fixture
@@ -19,6 +31,12 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         for name in ("alice", "ann"):
             await node.create_user(name, "pw")
         yield node
+
+
+async def too_slow(client: Client) -> bool:
+    """Whether the node ended the connection for that reason."""
+    goodbye = await client.ended()
+    return goodbye is not None and goodbye.code == "too_slow"
 
 
 def bodies(client: Client) -> list[bytes]:
@@ -139,8 +157,6 @@ async def test_at_most_256_requests_are_taken_at_once(node: Node, monkeypatch: p
         await let_go.wait()
         return api.Done()
 
-    from node.requests import HANDLERS
-
     monkeypatch.setitem(HANDLERS, api.Ping, held)
     numbers = [await alice.post(api.Ping) for _ in range(api.REQUESTS_IN_FLIGHT_MAX + 50)]
     ann = await connect(node, "ann")
@@ -155,6 +171,83 @@ async def test_at_most_256_requests_are_taken_at_once(node: Node, monkeypatch: p
     assert taken[0] == len(numbers)
 
 
+async def test_at_most_1_mib_of_requests_is_taken_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    submit, held = node.store.submit, list[tuple[Any, asyncio.Future[Any]]]()
+
+    def hold(command: Any) -> asyncio.Future[Any]:
+        if not isinstance(command, Send):
+            return submit(command)
+        held.append((command, asyncio.get_running_loop().create_future()))
+        return held[-1][1]
+
+    monkeypatch.setattr(node.store, "submit", hold)
+    bodies = [bytes(api.BODY_BYTES_MAX) for _ in range(40)]
+    posting = asyncio.gather(*(alice.post(api.Send, f"k{n}", "ann@a.test", body) for n, body in enumerate(bodies)))
+    fit = api.REQUEST_BYTES_IN_FLIGHT_MAX // api.BODY_BYTES_MAX
+    for _ in range(fit + 5):
+        await ann.ask(api.GetDevices)  # others go on meanwhile
+    assert len(held) == fit, "one frame may go over, no more"
+    monkeypatch.undo()
+    for command, future in held:
+        future.set_result(await submit(command))
+    for number in await posting:
+        await alice.answer(number)
+
+
+@pytest.mark.parametrize("then", ["takes", "leaves"])
+async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
+    node: Node, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    taken = [0]
+
+    async def big(session: object, frame: api.Ping) -> api.Why:
+        taken[0] += 1
+        return api.Why("", "x" * 4096, ())
+
+    monkeypatch.setitem(HANDLERS, api.Ping, big)
+    numbers = [await alice.post(api.Ping) for _ in range(4000)]
+    before = -1
+    while before != taken[0]:
+        before = taken[0]
+        for _ in range(20):
+            await ann.ask(api.GetDevices)
+    assert taken[0] <= 4 * api.REQUESTS_IN_FLIGHT_MAX
+    if then == "takes":
+        for number in numbers:
+            await alice.answer(number)
+        return
+    alice.channel.cut()  # type: ignore[attr-defined]
+    async with asyncio.timeout(WAIT_S):
+        while "alice" in node.sessions:
+            await ann.ask(api.GetDevices)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_an_answer_that_cannot_be_sent_ends_the_connection(
+    node: Node, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    reported: list[BaseException] = []
+    monkeypatch.setattr(node, "report", reported.append)
+
+    monkeypatch.setattr("node.session.FRAME_BYTES_MAX", 2 * FRAME_BYTES_MAX)
+
+    async def huge(session: object, frame: api.Ping) -> api.Why:
+        return api.Why("", "x" * FRAME_BYTES_MAX, ())
+
+    monkeypatch.setitem(HANDLERS, api.Ping, huge)
+    alice = await connect(node, "alice")
+    for _ in range(2 * api.REQUESTS_IN_FLIGHT_MAX if busy else 1):
+        await alice.post(api.Ping)
+    goodbye = await alice.ended()
+    assert goodbye is not None
+    assert goodbye.code == "failed"
+    assert len(reported) == 1
+    while node.sessions:
+        await stranger(node)
+
+
 async def test_reading_many_logs_at_once_does_not_stop_the_node(node: Node) -> None:
     alice = await connect(node, "alice")
     marks = [api.Mark(to_text(node.us.node), to_text(bytes([n]) * 16), 1) for n in range(64)]
@@ -166,11 +259,152 @@ async def test_reading_many_logs_at_once_does_not_stop_the_node(node: Node) -> N
     assert not node.failed.done()
 
 
-async def test_clients_over_the_limit_are_turned_away(tmp_path: Path) -> None:
-    async with Node.open(config(tmp_path, limits=Limits(sessions=2))) as node:
+async def test_a_connection_without_a_login_ends_at_its_deadline(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.session.LOGIN_DEADLINE_S", 0.3)
+    wrong, idle = await stranger(node), await stranger(node)
+    with pytest.raises(ApiError, match="wrong"):
+        await wrong.login("alice", "no such password")
+    assert await too_slow(wrong)
+    assert await too_slow(idle)
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_a_login_that_is_being_checked_at_the_deadline_is_answered(
+    node: Node, monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
+    monkeypatch.setattr("node.session.LOGIN_DEADLINE_S", 0.3)
+    over = asyncio.Event()
+    alice, idle = await stranger(node), await stranger(node)
+
+    async def slow(user: str, password: str) -> bool:
+        await over.wait()
+        return good
+
+    node.authenticate = slow
+    proof = DEVICE_KEY.sign("device-login", api.login_bytes(alice.welcome.nonce, "alice"))
+    login = ("alice", "pw", "phone", DEVICE_KEY.public, proof)
+    first = await alice.post(api.Login, *login)
+    with pytest.raises(ApiError, match="being checked") as second:
+        await alice.ask(api.Login, *login)
+    assert second.value.code == "busy"
+    assert await too_slow(idle)
+    over.set()
+    if good:
+        alice.token = (await alice.answer(first)).token
+        await alice.auth()
+        assert await too_slow(await stranger(node))  # and the deadline is really gone
+        assert await alice.ask(api.Ping) == api.Done()
+    else:
+        with pytest.raises(ApiError, match="wrong"):
+            await alice.answer(first)
+        assert await too_slow(alice)
+
+
+async def test_a_connection_without_a_hello_ends_at_its_deadline(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.session.HELLO_DEADLINE_S", 0.05)
+    assert await too_slow(Client(node.connect_inside()))
+
+
+@contextlib.asynccontextmanager
+async def door(folder: Path, sessions: int) -> AsyncIterator[tuple[Node, Callable[[], Awaitable[Client]]]]:
+    """A node with alice, and a way to knock at its UDP port."""
+    async with Node.open(listening(folder, limits=Limits(sessions=sessions))) as node, Dialer() as dialer:
         await node.create_user("alice", "pw")
-        await connect(node, "alice")
-        await connect(node, "alice")
-        third = Client(node.connect_inside())
-        await third.ended()
-        assert len(node.sessions["alice"]) == 2
+        assert node.config.listen is not None
+        where = split_host_port(node.config.listen)
+
+        async def knock() -> Client:
+            return Client(await dialer.dial(where, api.ALPN, WAIT_S))
+
+        yield node, knock
+
+
+async def refused(client: Client) -> str:
+    await client.tell(api.Hello(1, 1, bytes(32)))
+    goodbye = await client.ended()
+    assert goodbye is not None
+    return goodbye.code
+
+
+async def test_connections_over_the_limit_are_turned_away(tmp_path: Path) -> None:
+    async with door(tmp_path, 3) as (node, knock):
+        alice = await (await knock()).hello()
+        await alice.login("alice")
+        await alice.auth()
+        others = [await (await knock()).hello() for _ in range(2)]
+        assert await refused(await knock()) == "busy"
+        with pytest.raises(Unreachable, match="too many clients"):
+            await channels.connect(node.link, "quic")
+        async with aiohttp.ClientSession(f"http://{node.config.listen}") as http:  # both doors count together
+            socket = await http.ws_connect("/v1/ws")
+            assert b"busy" in (await socket.receive_bytes())
+        await connect(node, "alice")  # from inside the process nobody is turned away
+        await others[0].channel.close()
+        while len(node.connections) > 2:
+            await alice.ask(api.Ping)
+        await (await knock()).hello()
+        assert await alice.ask(api.Ping) == api.Done()
+
+
+@pytest.mark.parametrize("way", ["quic", "websocket"])
+async def test_the_sdk_tells_why_its_hello_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: channels.Want
+) -> None:
+    async def refuse(session: Session) -> None:
+        await session._channel.recv()
+        raise ApiError("bad_version", "this node speaks version 9 of the client protocol")
+
+    monkeypatch.setattr(Session, "_hello", refuse)
+    async with Node.open(listening(tmp_path)) as node:
+        with pytest.raises(Unreachable, match="refused the connection: this node speaks version 9"):
+            await channels.connect(node.link, way)
+
+
+async def test_strangers_cannot_take_every_place(tmp_path: Path) -> None:
+    async with door(tmp_path, 100) as (_, knock):
+        alice = await (await knock()).hello()
+        await alice.login("alice")  # a login makes room for the next one, with or without `auth`
+        strangers = [await (await knock()).hello() for _ in range(25)]
+        assert await refused(await knock()) == "busy"
+        await strangers[0].login("alice")
+        await (await knock()).hello()
+        assert await refused(await knock()) == "busy"
+
+
+async def test_a_stranger_over_quic_has_a_strangers_window(tmp_path: Path) -> None:
+    async with Node.open(listening(tmp_path)) as node, Dialer() as dialer:
+        await node.create_user("alice", "pw")
+        channel = await dialer.dial(node.config.listen_at or ("", 0), api.ALPN)
+        client = await Client(channel).hello()
+        channel.trust()
+        await client.login("alice")
+        await client.auth()
+        body = bytes(api.BODY_BYTES_MAX)
+        assert (await client.send("alice@a.test", body)).seq == 1  # a longer frame than strangers may send
+        quiet = await dialer.dial(node.config.listen_at or ("", 0), api.ALPN)
+        await Client(quiet).hello()
+        sending = asyncio.ensure_future(quiet.send(bytes(FRAME_BYTES_MAX)))
+        await client.ask(api.Ping)
+        (held,) = node.strangers
+        async with asyncio.timeout(WAIT_S):
+            while held._channel._fed_bytes < HELLO_BYTES_MAX:  # type: ignore[attr-defined]
+                await client.ask(api.Ping)
+        for _ in range(50):  # and no more comes
+            await client.ask(api.Ping)
+        assert len(held._channel._partial) <= HELLO_BYTES_MAX  # type: ignore[attr-defined]
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_lights_do_not_pile_up_for_a_client_that_does_not_read(node: Node) -> None:
+    """A peer can make its link go up and down as often as it likes, and every client is told."""
+    alice = await connect(node, "alice")
+    (session,) = node.sessions["alice"]
+    await alice.post(api.Ping)
+    for number in range(20_000):
+        session.light("b.test", "up" if number % 2 else "down", number)
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+    assert len(session._out) + len(session._lights) < 10
+    while not alice.lights or alice.lights[-1].since != 19_999:
+        await alice.pump()

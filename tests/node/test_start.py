@@ -211,3 +211,13 @@ async def test_two_nodes_in_one_process_share_nothing(tmp_path: Path) -> None:
         await a.create_user("alice", "pw")
         assert a.us.node != b.us.node
         assert await call(b.config, "user.list", {}) == []
+
+
+async def test_what_people_wrote_is_private_in_a_folder_that_was_there(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    settings.data_path.mkdir(mode=0o755)
+    async with Node.open(settings) as node:
+        await node.create_user("alice")
+        assert {file.name: file.stat().st_mode & 0o077 for file in settings.data_path.iterdir()} == dict.fromkeys(
+            ("node.key", "lock", "admin.sock", "roost.db", "roost.db-wal", "roost.db-shm"), 0
+        )

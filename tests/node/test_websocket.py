@@ -11,7 +11,7 @@ from federation.ports import FRAME_BYTES_MAX, Binding
 from node import api, coding
 from node.api import ApiError
 from node.node import Node
-from tests.node.helpers import Client, listening
+from tests.node.helpers import WAIT_S, Client, listening
 
 
 class Socket:
@@ -147,6 +147,21 @@ async def test_a_node_that_stops_closes_its_sockets(tmp_path: Path) -> None:
         async with asyncio.timeout(20), Node.open(settings):
             client = await dial(http, True)
         await client.ended()
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /v1/ws HTTP/1.1\r\nHost: a\r\n"], ids=["nothing", "half a head"])
+async def test_a_connection_without_a_request_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    """However slowly its bytes come: it counts against no limit yet."""
+    monkeypatch.setattr("node.gateway.websocket.REQUEST_S", 0.2)
+    async with Node.open(listening(tmp_path)) as node:
+        host, port = node.config.listen_at or ("", 0)
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(head)
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b""
+        writer.close()
 
 
 @pytest.mark.parametrize("raw", [b"GET /v1/ws HTTP/1.1\r\n\r\n", b"\x00\xff" * 50, b"A" * 100_000])

@@ -22,7 +22,7 @@ class EarlyRunner(InlineRunner):
     _open: Any = None
     _timer: Any = None
 
-    async def write(self, work: Callable[[Any], Any]) -> Any:
+    async def write(self, work: Callable[[Any], Any], small: bool = False) -> Any:
         await self._pause("before commit")
         if self._open is None:
             self._open = self._engine.connect()
@@ -32,7 +32,7 @@ class EarlyRunner(InlineRunner):
         await self._pause("after commit")
         return result
 
-    async def read(self, work: Callable[[Any], Any]) -> Any:
+    async def read(self, work: Callable[[Any], Any], hot: bool = False) -> Any:
         await self._pause("read")
         if self._open is not None:
             return work(self._open)

@@ -100,7 +100,7 @@ def _mailboxes(world: "World", found: list[str]) -> None:
 def _devices(world: "World", found: list[str]) -> None:
     """What one device says in one conversation keeps its order, across node lives too."""
     for client in world.clients:
-        by_talk: dict[str, list[int]] = defaultdict(list)
+        by_talk: dict[str, list[str]] = defaultdict(list)
         orders = {i.event: i.order for i in client.stored.values() if isinstance(i, api.Message)}
         for s in client.sayings:
             if s.accepted and s.accepted.event in orders:

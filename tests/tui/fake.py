@@ -36,17 +36,18 @@ class FakeClient:
     # -- what the terminal client calls
 
     async def conversations(self) -> list[Conversation]:
-        return list(self.rooms.values())
+        return [*self.rooms.values(), *(self._waiting(address) for address in self._begun())]
 
     async def messages(self, conversation: str, before: int | None = None, limit: int = 200) -> list[Message]:
-        log = self.logs.get(conversation, [])
+        room = next((room for room, c in self.rooms.items() if c.title == conversation), conversation)
+        log = self.logs.get(room, [])
         return [m for m in log if before is None or m.stamp < before][-limit:]
 
     async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-        # As the real one: the first message to an address has no conversation until the node took it.
+        # As the real one: until the node took the first message, the address stands for the conversation.
         known = (room for room, c in self.rooms.items() if to in (room, c.title))
         room = next(known, to)
         self.logs.setdefault(room, [])
@@ -61,6 +62,15 @@ class FakeClient:
     async def retry(self, key: str) -> None:
         self.retried.append(key)
         self.step(key, "queued")
+
+    async def withdraw(self, key: str) -> bool:
+        for log in self.logs.values():
+            for message in log:
+                if message.key == key and message.id is None:
+                    log.remove(message)
+                    self.everything()
+                    return True
+        return False
 
     async def read(self, conversation: str) -> None:
         self.reads.append(conversation)
@@ -104,7 +114,7 @@ class FakeClient:
             self.now_ms += gap_ms
             message = self._message(room, who, text, mine=who == self.address)
             if message.mine:
-                message = msgspec.structs.replace(message, state="read")
+                message = msgspec.structs.replace(message, id=message.key, state="read")
             made.append(message)
         self.logs[room].extend(made)
         self.rooms[room] = msgspec.structs.replace(self.rooms[room], last_text=texts[-1], last_stamp=made[-1].stamp)
@@ -122,10 +132,13 @@ class FakeClient:
     def step(self, key: str, state: State, reason: str = "") -> None:
         if state == "accepted":
             self._begin(key)
+        has_left = state not in ("queued", "failed")
         for log in self.logs.values():
             for at, message in enumerate(log):
                 if message.key == key:
-                    log[at] = msgspec.structs.replace(message, state=state, reason=reason, id=message.id or f"e-{key}")
+                    log[at] = msgspec.structs.replace(message, state=state, reason=reason, id=message.id)
+                    if has_left and message.id is None:
+                        log[at] = msgspec.structs.replace(log[at], id=f"e-{key}")
                     self._news.put_nowait(Change("state", log[at]))
 
     def light(self, me: str, **peers: tuple[str, int]) -> None:
@@ -144,12 +157,19 @@ class FakeClient:
 
     def _begin(self, key: str) -> None:
         """The first accepted message makes the conversation."""
-        for address in [room for room in self.logs if room not in self.rooms and self.logs[room]]:
+        for address in self._begun():
             if any(m.key == key for m in self.logs[address]):
                 waiting = self.logs.pop(address)
                 room = self.add_room(address, last_text=waiting[-1].text, last_stamp=waiting[-1].stamp)
                 self.logs[room].extend(msgspec.structs.replace(m, conversation=room) for m in waiting)
                 self._news.put_nowait(Change("conversation", conversation=self.rooms[room]))
+
+    def _begun(self) -> list[str]:
+        return [room for room, log in self.logs.items() if log and "~" not in room]
+
+    def _waiting(self, address: str) -> Conversation:
+        last = self.logs[address][-1]
+        return Conversation(address, address, last_text=last.text, last_stamp=last.stamp)
 
     def _store(self, message: Message) -> None:
         log = self.logs[message.conversation]

@@ -62,7 +62,7 @@ def test_every_state_differs_without_colour() -> None:
 
 def test_notes_say_the_next_step() -> None:
     failed = message("1", mine=True, state="failed", reason="mailbox\x1b[2J full")
-    assert model.note_of(failed) == "✗ not sent: mailbox full. Select it and press R to retry."
+    assert model.note_of(failed) == "✗ not sent: mailbox full. Up selects it: R retries, e takes it back."
     assert "no reason given" in model.note_of(message("1", mine=True, state="failed"))
     assert model.note_of(message("1", state="void")).startswith("⊘ void")
     assert model.note_of(message("1", late=True)) == "↷ arrived late"
@@ -75,7 +75,7 @@ def test_notes_say_the_next_step() -> None:
 )
 def test_fuzzy_finds(query: str, best: str) -> None:
     rooms = [room("bob", last_stamp=2), room("alice", last_stamp=1), room("cabob", last_stamp=3)]
-    assert model.choices(query, rooms)[0].value == best
+    assert model.choices(query, rooms)[0].id == best
 
 
 def test_fuzzy_prefers_a_piece_to_scattered_letters() -> None:
@@ -86,14 +86,21 @@ def test_fuzzy_prefers_a_piece_to_scattered_letters() -> None:
 
 def test_nothing_typed_shows_unread_first() -> None:
     rooms = [room("old", last_stamp=9), room("unread", unread=1)]
-    assert [choice.value for choice in model.choices("", rooms)] == ["unread", "old"]
+    assert [choice.id for choice in model.choices("", rooms)] == ["unread", "old"]
 
 
 def test_an_unknown_address_can_be_written_to() -> None:
     rooms = [room("bob")]
-    assert model.choices("eve@y.test", rooms)[-1] == model.Choice("new", "eve@y.test", "Write to eve@y.test")
-    for query in ("bob@x.test", "me@x.test", "eve", "eve@y.test\x1b[m", "a@b@c"):
-        assert all(choice.kind == "room" for choice in model.choices(query, rooms, "me@x.test"))
+    assert model.choices("eve@y.test", rooms)[-1] == model.Choice("eve@y.test", "Write to eve@y.test")
+    assert model.choices("Eve@Y.test", rooms)[-1].id == "eve@y.test"
+    for query in ("bob@x.test", "Bob@x.test", "me@x.test", "eve", "eve@y.test\x1b[m", "a@b@c"):
+        assert all("@" not in choice.id for choice in model.choices(query, rooms, "me@x.test"))
+
+
+def test_the_header_tells_what_is_out_of_sight() -> None:
+    assert model.header("bob@x.test") == "bob@x.test"
+    assert model.header("bob@x.test", below=3) == "bob@x.test  ↓ 3 new"
+    assert model.header("bob@x.test", elsewhere=2) == "bob@x.test  +2 unread (Alt+A)"
 
 
 def test_ages_and_lights() -> None:
@@ -107,6 +114,8 @@ def test_ages_and_lights() -> None:
 def test_the_status_row_says_what_will_happen() -> None:
     assert model.status(Lights("up"), "b.test") == ""
     assert model.status(Lights("down", reason="no\nroute"), None).startswith("offline: messages will be sent when")
+    long = "a.test does not answer. Tried QUIC to 127.0.0.1:1 (no answer)"
+    assert model.status(Lights("down", reason=long), None).endswith("(a.test does not answer)")
     assert "(no route)" in model.status(Lights("connecting", reason="no\nroute"), None)
     assert "deliver when it is back" in model.status(Lights("up", 0, {"b.test": ("down", 0)}), "b.test")
 

@@ -27,7 +27,7 @@ class RequestBar(Widget, can_focus=True):
 
     def render(self) -> RenderResult:
         return Content(
-            f"{text.name(self.who)} is not known to you and wants to talk. Not told that you read this.\n"
+            f"{text.name(self.who)} is not known to you and wants to talk. They do not learn that you read this.\n"
             "a  accept      d  decline      (neither: just leave)"
         )
 

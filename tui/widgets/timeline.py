@@ -52,6 +52,10 @@ class Timeline(ScrollView, can_focus=True):
     class RetryWanted(Event):
         message: Message
 
+    @dataclass
+    class TakeBackWanted(Event):
+        message: Message
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.rows = Rows()
@@ -109,6 +113,18 @@ class Timeline(ScrollView, can_focus=True):
         else:
             self.blocks.drop(message.key)
         self._place(place)
+
+    def drop(self, key: str) -> None:
+        """Take a message away."""
+        place, at = self._here(), self.rows.index_of(key)
+        if at is None:
+            return
+        left = [m for m in self.rows.messages if m.key != key]
+        self.rows.replace(left, self.rows.unread)
+        self.blocks.clear()
+        if place is not None:
+            place = (min(place[0] - (at < place[0]), len(left) - 1), place[1])
+        self._place(place if left else None)
 
     def mark_unread(self, key: str | None) -> None:
         place = self._here()
@@ -253,6 +269,10 @@ class Timeline(ScrollView, can_focus=True):
     def action_retry(self) -> None:
         if (message := self.message_at(self.selected)) is not None:
             self.post_message(self.RetryWanted(message))
+
+    def action_take_back(self) -> None:
+        if (message := self.message_at(self.selected)) is not None:
+            self.post_message(self.TakeBackWanted(message))
 
     # -- drawing
 
