@@ -21,6 +21,7 @@ from node.config import Config
 from node.core import rows
 from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
+from node.errors import NodeFailed
 from node.storage import reads
 from node.storage.writer import StoreFailed
 from node.system import token_hash
@@ -201,8 +202,6 @@ OPERATIONS: dict[str, Operation] = {
 
 async def perform(node: "Node", op: str, args: Args) -> Any:
     """Raises `AdminError`."""
-    from node.errors import NodeFailed
-
     if op not in OPERATIONS:
         raise AdminError("bad_request", f"no operation {op[:40]!r}")
     try:

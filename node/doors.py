@@ -11,6 +11,7 @@ from federation.ports import Channel
 from federation.quic import QuicChannel
 from node import api
 from node.admin import AdminSocket
+from node.errors import BusyPort, CannotListen
 from node.gateway.websocket import WebDoor
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 async def open_doors(node: "Node") -> None:
     """Raises `CannotListen`. A node without `listen` still links out and still has its admin socket."""
-    from node.errors import BusyPort, CannotListen
-
     tls = TlsIdentity.generate()
     host, port = node.config.listen_at or ("127.0.0.1", 0)
 

@@ -376,4 +376,9 @@ class Session:
         task.add_done_callback(self._tasks.discard)
 
     async def _close_soon(self) -> None:
+        """What was answered before goes out first: the writer may not have had its turn."""
+        frames, self._out = self._out, []
+        with suppress(ChannelClosed, TimeoutError):
+            await asyncio.wait_for(self._channel.send(*frames), 2)
+        self.node.leave(self)
         await self._channel.close("goodbye")

@@ -86,7 +86,8 @@ class Client:
                 self.feeds.append(frame)
                 self.items += frame.items
                 if self.acks:
-                    await self.tell(api.Ack(frame.items[-1].position))
+                    with contextlib.suppress(ChannelClosed):  # the node said goodbye; what it said before still counts
+                        await self.tell(api.Ack(frame.items[-1].position))
             elif isinstance(frame, api.PeerLight):
                 self.lights.append(frame)
             elif isinstance(frame, api.Goodbye):
