@@ -77,7 +77,8 @@ async def open_websocket(host: str, port: int, timeout: float) -> WebSocketChann
         return WebSocketChannel(session, socket, Binding("tcp", key_hash, b""), where)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         await session.close()
-        raise ChannelClosed(f"no WebSocket at {where}: {error or 'no answer'}") from None
+        words = getattr(error, "os_error", error)  # aiohttp's own words name objects of the program
+        raise ChannelClosed(f"no WebSocket at {where}: {str(words) or 'no answer'}") from None
     except BaseException:
         await session.close()
         raise
