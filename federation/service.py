@@ -177,7 +177,7 @@ class Service:
     async def accept(self, channel: Channel) -> None:
         """Serve a call until it ends."""
         if self._stopping:
-            await channel.close("this node is stopping")
+            await channel.close("the node is stopping")
             return
         await self._run_link(channel, dialled=False, expect=None)
 
@@ -232,7 +232,7 @@ class Service:
         """Say goodbye on every link and leave no task behind."""
         self._stopping = True
         self._wake.set()
-        await asyncio.gather(*(r.finish("restart", "this node is stopping") for r in list(self.links.values())))
+        await asyncio.gather(*(r.finish("restart", "the node is stopping") for r in list(self.links.values())))
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -74,7 +74,10 @@ def _id(text: str, size_bytes: int) -> bytes:
 
 
 def conversation_id(text: str) -> bytes:
-    return _id(text, CONVERSATION_ID_BYTES)
+    try:
+        return from_text(text, CONVERSATION_ID_BYTES)
+    except ValueError:
+        raise ApiError("bad_request", f"{text[:80]!r} is neither an address nor a conversation id") from None
 
 
 def event_id(text: str) -> bytes:

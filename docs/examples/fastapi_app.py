@@ -1,5 +1,6 @@
 """A web app with a chat node inside: a request posts a message, another one reads what a user was sent.
 
+    pip install fastapi uvicorn
     uvicorn --app-dir docs/examples fastapi_app:app
 
 The app keeps its node in ./roost-data, or where ROOST_DATA says.

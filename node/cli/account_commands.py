@@ -15,6 +15,9 @@ from node.cli.outcome import CliError, Exit
 from node.cli.session import Json, PasswordStdin, Profile, load_config, opened, password
 from node.cli.shapes import history_object, history_text
 
+MessageId = Annotated[str, Parameter(help="A message id: `send` and `history --json` print it.")]
+Target = Annotated[str, Parameter(name="ID", help="The other's address, or a conversation id.")]
+DeviceId = Annotated[str, Parameter(help="A device id, as `roost devices list` prints it.")]
 DeviceName = Annotated[str, Parameter(name="--device-name", help="How your other devices show this one.")]
 
 
@@ -45,9 +48,9 @@ def _device_name(given: str) -> str:
 
 
 async def login(
-    address: Annotated[str, Parameter(name="NAME@NODE")],
+    address: Annotated[str, Parameter(name="NAME@NODE", help="The address of the account.")],
     *,
-    node: Annotated[str, Parameter(help="The node's link, as `roost link` prints it.")],
+    node: Annotated[str, Parameter(help="The node's link, as `roost link` prints it, in quotes.")],
     profile: Profile,
     password_stdin: PasswordStdin = False,
     device_name: DeviceName = "",
@@ -70,10 +73,10 @@ async def login(
 
 
 async def register(
-    invite: str,
+    invite: Annotated[str, Parameter(help="As `roost invite new` printed it, in quotes.")],
     *,
     profile: Profile,
-    name: Annotated[str, Parameter(help="The name you want; else the profile's.")] = "",
+    name: Annotated[str, Parameter(help="The name you want, the part before the @; else the profile's.")] = "",
     password_stdin: PasswordStdin = False,
     device_name: DeviceName = "",
     json: Json = False,
@@ -108,7 +111,9 @@ async def logout(*, profile: Profile, json: Json = False) -> None:
 async def profile(
     *,
     profile: Profile,
-    name: Annotated[str | None, Parameter(help="A new display name; empty for none.")] = None,
+    name: Annotated[
+        str | None, Parameter(help="A new display name, in the lists of your administrator; empty for none.")
+    ] = None,
     requests: Annotated[
         Literal["strangers", "everyone"] | None, Parameter(help="Whose first message waits for your `accept`.")
     ] = None,
@@ -135,14 +140,14 @@ async def devices_list(*, profile: Profile, json: Json = False) -> None:
     output.show(devices, json)
 
 
-async def devices_rename(device: str, name: str, *, profile: Profile, json: Json = False) -> None:
+async def devices_rename(device: DeviceId, name: str, *, profile: Profile, json: Json = False) -> None:
     """Give a device another name."""
     async with opened(profile) as client:
         await client.rename_device(device, name)
     output.obj({"ok": True}) if json else output.line(f"renamed {device} to {name}")
 
 
-async def devices_revoke(device: str, *, profile: Profile, json: Json = False) -> None:
+async def devices_revoke(device: DeviceId, *, profile: Profile, json: Json = False) -> None:
     """Cut a device off at once."""
     async with opened(profile) as client:
         await client.revoke_device(device)
@@ -175,7 +180,7 @@ async def history(
             raise
 
 
-async def state(id: str, *, profile: Profile, json: Json = False) -> None:
+async def state(id: MessageId, *, profile: Profile, json: Json = False) -> None:
     """Print how far a message got, for each recipient."""
     async with opened(profile) as client:
         states = await client.state(id)
@@ -193,15 +198,15 @@ async def requests(*, profile: Profile, json: Json = False) -> None:
     output.show(rows, json)
 
 
-async def accept(id: Annotated[str, Parameter(name="ID")], *, profile: Profile, json: Json = False) -> None:
-    """Take up a request: a conversation id or the other's address."""
+async def accept(id: Target, *, profile: Profile, json: Json = False) -> None:
+    """Take up a request; the other then sees receipts."""
     target = checked_target(id)
     async with opened(profile) as client:
         await client.accept(target)
     output.obj({"ok": True}) if json else output.line("accepted")
 
 
-async def decline(id: Annotated[str, Parameter(name="ID")], *, profile: Profile, json: Json = False) -> None:
+async def decline(id: Target, *, profile: Profile, json: Json = False) -> None:
     """Turn a request down; the other is not told."""
     target = checked_target(id)
     async with opened(profile) as client:
@@ -210,9 +215,11 @@ async def decline(id: Annotated[str, Parameter(name="ID")], *, profile: Profile,
 
 
 async def why(
-    id: str,
+    id: MessageId,
     *,
-    config: Annotated[Path | None, Parameter(name=["-c", "--config"], help="Ask the node itself.")] = None,
+    config: Annotated[
+        Path | None, Parameter(name=["-c", "--config"], help="Ask the node of this node.yaml, as its administrator.")
+    ] = None,
     profile: Annotated[str | None, Parameter(help="Ask as the sender or a recipient.")] = None,
     json: Json = False,
 ) -> None:

@@ -43,7 +43,7 @@ def add_to(app: App) -> None:
     app.command(demo)
 
 
-def chat(*, profile: Annotated[str, Parameter(help="Whose messages.")] = "default") -> int:
+def chat(*, profile: Annotated[str, Parameter(help="A device on this machine, below $ROOST_HOME.")] = "default") -> int:
     """Open the terminal client."""
     return _screen("run_chat", _factory(profile))
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 DAY_S = 86_400
 
+PeerLink = Annotated[str, Parameter(help="As `roost link` prints it on the other node, in quotes.")]
+PeerName = Annotated[str, Parameter(help="Its name or id, as `roost peer list` prints them.")]
+InviteId = Annotated[str, Parameter(help="The id that `roost invite list` prints.")]
+
 
 def add_to(app: App) -> None:
     alone: tuple[Callable[..., Any], ...] = (init, serve, link, check, status)
@@ -45,10 +49,13 @@ def add_to(app: App) -> None:
 
 # --- the node itself ----------------------------------------------------------------------------------------
 def init(
-    folder: Annotated[Path, Parameter(name="DIR")],
+    folder: Annotated[Path, Parameter(name="DIR", help="A new folder for this node.")],
     *,
     name: Annotated[str, Parameter(help="The node's name, the part after the @ of addresses.")],
-    listen: Annotated[str, Parameter(help="HOST:PORT; one UDP and one TCP port of that number.")],
+    listen: Annotated[
+        str,
+        Parameter(help="HOST:PORT for one UDP and one TCP port; with 0.0.0.0, --set advertise=[HOST:PORT] too."),
+    ],
     sets: Sets = [],  # noqa: B006 - cyclopts shows it as the default and never changes it
     json: Json = False,
 ) -> None:
@@ -163,7 +170,7 @@ async def check(*, config: ConfigFile, sets: Sets = [], json: Json = False) -> i
 
 
 async def status(*, config: ConfigFile, json: Json = False) -> None:
-    """What the node does now: links, queues, users, alarms."""
+    """What the node does now: its links to other nodes, what waits, how many users and clients."""
     await _run(config, "status", json)
 
 
@@ -234,13 +241,13 @@ async def invite_list(*, config: ConfigFile, json: Json = False) -> None:
     await _run(config, "invite.list", json)
 
 
-async def invite_revoke(id: str, *, config: ConfigFile, json: Json = False) -> None:
+async def invite_revoke(id: InviteId, *, config: ConfigFile, json: Json = False) -> None:
     """Make an invite worthless."""
     await _run(config, "invite.revoke", json, f"revoked {id}", id=id)
 
 
 # --- peers --------------------------------------------------------------------------------------------------
-async def peer_add(link: str, *, config: ConfigFile, json: Json = False) -> None:
+async def peer_add(link: PeerLink, *, config: ConfigFile, json: Json = False) -> None:
     """Accept a node by the link its administrator gave."""
     parsed = NodeLink.parse(link)
     await _run(config, "peer.add", json, f"added {parsed.name}", link=str(parsed))
@@ -251,16 +258,16 @@ async def peer_list(*, config: ConfigFile, json: Json = False) -> None:
     await _run(config, "peer.list", json)
 
 
-async def peer_accept(node: str, *, config: ConfigFile, json: Json = False) -> None:
+async def peer_accept(node: PeerName, *, config: ConfigFile, json: Json = False) -> None:
     """Let a node that knocked in."""
     await _run(config, "peer.accept", json, f"accepted {node}", node=node)
 
 
-async def peer_block(node: str, *, config: ConfigFile, json: Json = False) -> None:
+async def peer_block(node: PeerName, *, config: ConfigFile, json: Json = False) -> None:
     """Refuse a node."""
     await _run(config, "peer.block", json, f"blocked {node}", node=node)
 
 
-async def peer_remove(node: str, *, config: ConfigFile, json: Json = False) -> None:
+async def peer_remove(node: PeerName, *, config: ConfigFile, json: Json = False) -> None:
     """Forget a node."""
     await _run(config, "peer.remove", json, f"removed {node}", node=node)

@@ -59,7 +59,7 @@ KNOWN: tuple[tuple[str, str, Exit, str, str], ...] = (
      "correct the file; `roost check -c FILE` looks again"),
     ("federation.errors", "AddressError", Exit.USAGE, "bad_address", "correct it and try again"),
     ("node.client", "ProfileInUse", Exit.STORE, "profile_in_use",
-     "stop the other program; a profile is used by one at a time"),
+     "one program uses a profile at a time; another login makes another profile"),
     ("node.client", "ProfileError", Exit.USAGE, "bad_profile",
      "`roost login NAME@NODE --node LINK --profile PROFILE` makes a profile"),
     ("node.client", "NodeKeyError", Exit.REFUSED, "wrong_node_key",
@@ -68,7 +68,7 @@ KNOWN: tuple[tuple[str, str, Exit, str, str], ...] = (
     ("node.client", "StoreError", Exit.STORE, "store_unusable",
      "check disk space and the profile's folder"),
     ("node.client", "Unreachable", Exit.UNREACHABLE, "unreachable",
-     "check that the node runs, then try again"),
+     "try again when the node answers"),
     ("node.client", "Lost", Exit.UNKNOWN, "connection_lost", "repeat with the same --key: that is safe"),
     ("node.errors", "BusyPort", Exit.USAGE, "busy_port",
      "stop the other program, or listen elsewhere: --set listen=HOST:PORT"),
@@ -97,7 +97,7 @@ _NEXT = {
     "blocked": "ask the administrator of your node: `roost peer list`",
     "declined": "they have to accept you first",
     "conflict": "use a new --key for a new message",
-    "bad_request": "correct the value",
+    "bad_request": "correct it and try again",
     "storage_full": "the administrator has to free disk space; then try again",
 }
 _ADMIN_NEXT = {"conflict": "compare the node's link with its administrator"}

@@ -159,7 +159,11 @@ class Desk:
 
     async def _judge(self, message: Message, problem: Problem | None) -> Outcome:
         if message.state in ("failed", "void"):
-            more = f"`roost why {message.id}` tells more" if message.id else "correct it and send it again"
+            more = (
+                f"`roost why {message.id} --profile PROFILE` tells more"
+                if message.id
+                else "correct it and send it again"
+            )
             refused = Problem(Exit.REFUSED, message.state, message.reason or "refused", more)
             return Outcome(message, problem if problem and problem.exit is Exit.REFUSED else refused)
         if problem is None and reached(message.state, self._wait):

@@ -31,7 +31,7 @@ async def connect(link: NodeLink, want: Want = "auto") -> Wire:
             return wire
     raise Unreachable(
         f"{link.name} does not answer. Tried {'; '.join(tried)}. "
-        "Check that the node runs and that this machine may reach its port, then try again."
+        "Check that the node runs and that this machine may reach its port."
     )
 
 

@@ -115,7 +115,9 @@ def create(name: str) -> tuple[Path, int]:
     lock = _take(where, name)
     if (where / FILE).exists():
         os.close(lock)
-        raise ProfileError(f"profile {name!r} exists already: log it out first, or choose another name")
+        raise ProfileError(
+            f"profile {name!r} exists already: `roost logout --profile {name}` first, or choose another name"
+        )
     return where, lock
 
 

@@ -481,7 +481,7 @@ async def test_stop_says_goodbye_and_leaves_nothing_behind() -> None:
     await b.host.until(lambda: a.id not in b.service.links)
     await c.host.until(lambda: a.id not in c.service.links)
     await b.host.until(lambda: b.service.backoffs[a.id].failures)
-    assert "this node is stopping" in b.service.backoffs[a.id].reason
+    assert "the node is stopping" in b.service.backoffs[a.id].reason
     a.service.peers_changed()  # a hint that comes too late
     a.service.poke(b.id)
     await quiet()
