@@ -13,13 +13,14 @@ from federation.identity import Identity
 from federation.ids import Log
 from federation.link import Link, Settings, Standing, Us
 from federation.peers import Backoff, keep_dialled_by_us
-from federation.ports import Channel, ChannelClosed
+from federation.ports import Channel, ChannelClosed, Clock
 
 log = logging.getLogger("roost.federation")
 DIAL_TIMEOUT_S = 8.0
 RECEIVING_EVENTS_MAX = 4096  # events of one peer in memory; a window is at most a part of it
 RECEIVING_BYTES_MAX = 32 << 20  # the same in bytes
 IDLE_LOOK_MS = 15_000  # a lost hint costs at most this much delay
+GOODBYE_S = 1.0  # longest wait for room behind a goodbye
 
 
 class Known(NamedTuple):
@@ -68,18 +69,6 @@ class Host(Protocol):
         ...
 
     def light(self, peer: bytes, state: str, since_ms: int) -> None: ...
-
-
-class Clock(Protocol):
-    """Time and chance, given so that the simulator can give its own."""
-
-    def monotonic_ms(self) -> int: ...
-
-    def wall_ms(self) -> int: ...
-
-    def chance(self) -> float: ...
-
-    def random(self, size: int) -> bytes: ...
 
 
 Dial = Callable[[str, float], Awaitable[Channel]]
@@ -193,9 +182,8 @@ class Service:
             if peer is not None and self.links.get(peer) is running:
                 del self.links[peer]
                 self._host.light(peer, "down", self._clock.wall_ms())
-                if (
-                    not dialled and state.ours == "accepted"
-                ):  # else two nodes whose links break at once would call each other without a pause
+                # Else two nodes whose links break at once would call each other without a pause.
+                if not dialled and state.ours == "accepted":
                     self._lost(peer, "the link ended")
             self._wake.set()
 
@@ -250,10 +238,12 @@ class Running:
         self._acks: asyncio.Queue[wire.LogAck] = asyncio.Queue()
         self._receiving: asyncio.Queue[wire.Segment] = asyncio.Queue()
         self._waiting_events = self._waiting_bytes = 0
+        self._beats: dict[type, wire.AnyFrame] = {}  # the newest ping and pong that did not leave
+        self._beat = asyncio.Event()
         self.since_ms = clock.wall_ms()
 
     async def run(self) -> str:
-        work = (self._read(), self._send(), self._tick(), self._answer(), self._settle())
+        work = (self._read(), self._send(), self._tick(), self._answer(), self._settle(), self._pulse())
         tasks = [asyncio.ensure_future(w) for w in work]
         try:
             await self._carry(self.state.start())
@@ -291,6 +281,9 @@ class Running:
         frames: list[bytes] = []
         for out in outputs:
             match out:
+                case machine.Send(wire.Ping() | wire.Pong() as frame):
+                    self._beats[type(frame)] = frame
+                    self._beat.set()
                 case machine.Send(frame):
                     frames.append(wire.encode(frame))
                 case machine.Arrived(segment):
@@ -388,11 +381,20 @@ class Running:
                 return
             self.wake.set()
 
+    async def _pulse(self) -> None:
+        """Pings and their answers. Whoever reads, or watches the clock, must not wait for room: two nodes with much
+        to say would wait for each other."""
+        while True:
+            await self._beat.wait()
+            self._beat.clear()
+            beats, self._beats = self._beats, {}
+            await self._channel.send(*map(wire.encode, beats.values()))
+
     async def finish(self, code: str, reason: str) -> None:
         """Goodbye from our side."""
         self._ended = self._ended or reason
-        try:
-            await self._channel.send(wire.encode(wire.Goodbye(code, reason)))
+        with suppress(ChannelClosed):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._channel.send(wire.encode(wire.Goodbye(code, reason)))
             await self._channel.close(reason)
-        except ChannelClosed:
-            pass

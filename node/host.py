@@ -53,8 +53,9 @@ class Host:
     async def pending(self, peer: bytes, look: Look) -> Found:
         sent = {log.key: seq for log, seq in look.sent.items()}
         resting = {log.key for log in look.resting}
+        few = len(sent) + len(resting) < reads.LOGS_MAX  # to look past
         runs, turn, more = await self._store.read(
-            reads.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new
+            reads.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new and few
         )
         return Found([_segment(run) for run in runs], turn, more)
 

@@ -16,6 +16,7 @@ from node.client.session import Session
 from node.client.store import Store
 
 AHEAD_MAX = api.FEED_ITEMS_MAX // 2  # stored items that wait for `events()` while nobody reads
+ITEM_BYTES = api.FEED_BYTES_MAX // api.FEED_ITEMS_MAX  # the node's window has bytes too: so many count as one more item
 logger = logging.getLogger(__name__)
 
 
@@ -26,7 +27,7 @@ class Keeper:
         self._store, self._hub, self._me = store, hub, me
         self.cursor = cursor
         self._session: Session | None = None
-        self._ahead = 0  # items the node pushed and we did not acknowledge
+        self._ahead = 0  # items the node pushed and we did not acknowledge, large ones several times
         self._dirty_n = 0  # journal entries processed; the store may know fewer
         self._noted = (0, cursor.consumed)
         self._noting = False
@@ -72,7 +73,7 @@ class Keeper:
             return changes, applied._replace(entries=[*states, *applied.entries])
 
         changes, applied = await self._store.run(job)
-        self._ahead += sum(len(pushed.items) for pushed in feeds)
+        self._ahead += sum(map(_weight, (item for pushed in feeds for item in pushed.items)))
         self.cursor = self.cursor._replace(stored=applied.position)
         self._hub.publish([*changes, *applied.changes], applied.entries, applied.position)
         # With nobody to read, the node's window must not close: stored here and opened is what delivered means.
@@ -116,3 +117,8 @@ class Keeper:
             await self._store.run(lambda db: marks.consume(db, n, position))
         except StoreError as error:
             logger.warning("what was consumed could not be noted, it will come again: %s", error)
+
+
+def _weight(item: api.Item) -> int:
+    body = item.body if isinstance(item, api.Message) else None
+    return 1 + len(body or b"") // ITEM_BYTES

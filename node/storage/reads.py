@@ -316,10 +316,15 @@ def pending(
     """
     ready: list[Unacked] = []
     for start, upto in ((turn, END), (b"", turn)):
-        page = unacked(connection, peer, start, upto)
-        ready += [u for u in page if u.head.log not in resting and sent.get(u.head.log, 0) < u.outbound.head]
-        turn = page[-1].head.log if page else turn
-        if len(page) == LOGS_MAX:
+        while True:  # past pages of logs that rest or are on their way: none of them holds up the ones behind it
+            page = unacked(connection, peer, start, upto)
+            ready += [u for u in page if u.head.log not in resting and sent.get(u.head.log, 0) < u.outbound.head]
+            if page:
+                turn = start = page[-1].head.log
+            full = len(page) == LOGS_MAX
+            if ready or not full:
+                break
+        if full:
             break  # the next look goes on from here
     share = max(1, min(events_max // max(1, len(ready)), wire.EVENTS_MAX))
     runs: list[Run] = []
@@ -334,7 +339,7 @@ def pending(
             events_max -= len(found)
             bytes_max -= sum(len(e.header) + len(e.body or b"") for e in found)
             more = more or found[-1].seq < u.outbound.head
-    return runs, turn, more or len(ready) >= LOGS_MAX
+    return runs, turn, more or full
 
 
 def log_run(connection: Connection, log: bytes, after: int, limit: int) -> list[rows.StoredEvent]:

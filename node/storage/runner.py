@@ -120,7 +120,10 @@ class PostgresRunner:
         from sqlalchemy.ext.asyncio import create_async_engine
 
         self._writer = create_async_engine(url, pool_size=1, max_overflow=0, **HIDDEN)
-        self._reader = create_async_engine(url, pool_size=POSTGRES_READERS, max_overflow=0, **HIDDEN)
+        # By default each statement of a transaction sees another moment: a feed's cursor would skip what came between.
+        self._reader = create_async_engine(
+            url, pool_size=POSTGRES_READERS, max_overflow=0, isolation_level="REPEATABLE READ", **HIDDEN
+        )
 
     async def write(self, work: Work[T], small: bool = False) -> T:
         return await asyncio.shield(asyncio.ensure_future(self._run(self._writer, work)))

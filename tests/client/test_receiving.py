@@ -216,3 +216,12 @@ async def test_memory_only_clients_work_without_a_thread(node: FakeNode) -> None
     await client.close()
     with pytest.raises(StopAsyncIteration):
         await anext(client.events())
+
+
+async def test_large_messages_that_nobody_reads_do_not_close_the_window(node: FakeNode, open_client: Open) -> None:
+    """The node stops at 1 MiB that is not acknowledged, and what became of own messages comes behind it."""
+    await open_client()
+    await node.until(lambda: bool(node.channels))
+    for n in range(1, 17):
+        await node.push(message(n, "x" * api.BODY_BYTES_MAX))
+    await node.until(lambda: bool(node.acks) and node.acks[-1] >= 8)

@@ -5,8 +5,9 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.util import await_only
 
 from federation.ids import User, digest, direct_conversation
 from node.api import ApiError
@@ -14,7 +15,7 @@ from node.core import rows
 from node.core.people import AddAccount, AddDevice, ChangeAccount
 from node.core.progress import Acknowledge, Seen
 from node.core.view import View
-from node.storage import batch
+from node.storage import batch, reads
 from node.storage.migrate import migrate
 from node.storage.writer import WAITING_MAX, Store, StoreFailed
 from tests.contract.bench import DEVICE, Bench, Bug, Far, Get, Put
@@ -248,3 +249,21 @@ async def test_the_queue_is_bounded(bench: Bench) -> None:
         await fresh.submit(Bug())
     for future in futures:
         future.cancel()
+
+
+async def test_a_read_sees_one_moment(bench: Bench) -> None:
+    """A feed is two queries: what is committed between them would be past a cursor that the first did not see."""
+    await bench.people("alice")
+    loop = asyncio.get_running_loop()
+
+    def work(connection: Connection) -> list[int]:
+        seen = [len(reads.all_accounts(connection))]
+        adding = asyncio.run_coroutine_threadsafe(bench.people("bob"), loop)
+        if bench.runner.dialect == "postgresql":
+            await_only(asyncio.wrap_future(adding))  # it runs on the loop
+        else:
+            adding.result(60)
+        return [*seen, len(reads.all_accounts(connection))]
+
+    assert await bench.store.read(work) == [1, 1]
+    assert len(await bench.store.read(reads.all_accounts)) == 2

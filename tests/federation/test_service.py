@@ -11,7 +11,7 @@ from federation import memory, wire
 from federation.event import Signed
 from federation.identity import Identity, NodeKey, check_chain, new_chain
 from federation.ids import Log
-from federation.link import Settings, Standing, Us
+from federation.link import Link, Met, Output, Send, Settings, Standing, Us
 from federation.ports import Channel, ChannelClosed
 from federation.service import Found, Known, Look, Service
 
@@ -515,3 +515,63 @@ async def test_a_peer_that_ignores_its_window_is_cut_off(
         await a.host.until(lambda: not a.up(b))
         await quiet()
         assert "more unacknowledged events" in a.service.backoffs[b.id].reason
+
+
+async def unread(net: Net, a: Node) -> memory.MemoryChannel:
+    """A peer of `a` that stops reading once the link is up, and `a` with more for it than the channel takes."""
+    ours, theirs = memory.pair()
+    net.accepting.add(asyncio.ensure_future(a.service.accept(theirs)))
+    link = Link(us(2), ours.binding, True, bytes(32), net.clock.ms, Settings(), a.id)
+
+    async def carry(outputs: Sequence[Output]) -> None:
+        for out in outputs:
+            if isinstance(out, Send):
+                await ours.send(wire.encode(out.frame))
+            elif isinstance(out, Met):
+                await carry(link.stand("accepted"))
+
+    await carry(link.start())
+    while not link.up:
+        for raw in await ours.recv():
+            await carry(link.feed(wire.decode(raw), net.clock.ms))
+    a.host.logs[log_of(a)] = events(8, 60_000)
+    a.service.poke(us(2).node)
+    await quiet()
+    assert ours._in.bytes > memory.BACKLOG_BYTES_MAX
+    return ours
+
+
+async def test_a_node_that_is_held_back_still_reads() -> None:
+    """Two that both have much to say would else wait for each other, each with a ping to answer, for ever."""
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b, dials=False)
+    async with running(net):
+        channel = await unread(net, a)
+        segment = wire.Segment(*log_of(b), 1, (), tuple(events(1)))
+        await channel.send(wire.encode(wire.Ping(1)), wire.encode(wire.Events((segment,))))
+        await a.host.until(lambda: a.host.received)
+
+
+async def test_a_peer_that_neither_reads_nor_speaks_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federation.link.HELLO_DEADLINE_MS", 20)  # else the clock is looked at after so long only
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.service = Service(a.us, a.host, net.clock, None, Settings(ping_ms=10, dead_after_ms=50), CAP_MS)
+    a.knows(b, dials=False)
+    async with running(net):
+        channel = await unread(net, a)
+        ticks = itertools.count(net.clock.ms)  # a ms a look; the first ping waits behind the rest
+        monkeypatch.setattr(net.clock, "monotonic_ms", lambda: next(ticks))
+        await a.host.until(lambda: not a.service.links)
+        assert channel._in.broken or channel._in.ended
+
+
+async def test_stopping_does_not_wait_for_a_peer_that_does_not_read() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b, dials=False)
+    async with running(net):
+        await unread(net, a)
+        async with asyncio.timeout(WAIT_S):
+            await a.service.stop()
