@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from federation import link
+from federation import link, wire
+from federation.identity import check_chain
+from federation.ports import ChannelClosed
 from node import api
 from node.admin import AdminError, call
 from node.api import ApiError
 from node.core.people import AddAccount
 from node.node import Node
+from node.storage.writer import StoreFailed
 from tests.node.helpers import Client, befriend, connect, two_nodes
 
 BODY = bytes(60_000)
@@ -101,3 +104,19 @@ async def test_what_was_fetched_while_the_disk_was_full_is_told_when_it_has_room
         await b.store.submit(AddAccount("carol", "p" * 100_000))
     await limit_pages(b, None)
     await alice.state(first.event, "delivered")
+
+
+async def test_a_peer_that_calls_while_nothing_can_be_stored_is_not_told_that_it_is_blocked(
+    pair: tuple[Node, Node, Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, *_ = pair
+    hello = wire.Hello(a.us.chain, a.us.name, a.us.incarnation, "client", bytes(64), (), b.us.node)
+    for error in (ApiError("storage_full", "full"), StoreFailed("broken")):
+
+        async def refuse(command: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(b.store, "submit", refuse)
+        with pytest.raises(ChannelClosed):
+            await b.host.meet(check_chain(a.us.chain), hello)
+    monkeypatch.undo()
