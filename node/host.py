@@ -46,8 +46,10 @@ class Host:
             peer = await self._store.submit(
                 MeetPeer(identity.node, hello.name, encode_chain(hello.chain), addresses, taken)
             )
-        except ApiError:
-            return "blocked"
+        except (ApiError, StoreFailed) as error:
+            if isinstance(error, ApiError) and not error.retry:
+                return "blocked"
+            raise ChannelClosed(f"the hello was not stored: {error}") from None  # it calls again
         return standing(peer.state)
 
     async def pending(self, peer: bytes, look: Look) -> Found:

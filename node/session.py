@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import encode_chain, hello_bytes
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 HELLO_DEADLINE_S = 10.0
 LOGIN_DEADLINE_S = 60.0  # after the hello
 LOOK_AGAIN_S = 30.0  # a lost hint costs at most this
+TELL_AGAIN_S = 1.0  # between tries to store an acknowledgement
 
 
 class Session:
@@ -56,6 +58,7 @@ class Session:
         self._window_bytes = 0
         self._full = False  # the feed waits for an acknowledgement
         self._acked = self._pushed = 0
+        self._over = False
 
     # --- connection ---------------------------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -74,6 +77,7 @@ class Session:
             self._push(api.Error(error.code, error.message))
             self._push(api.Goodbye(error.code, error.message))
         finally:
+            self._over = True
             self.node.leave(self)
             for task in self._tasks:
                 task.cancel()
@@ -352,15 +356,22 @@ class Session:
         if upto > self._acked or seqs:
             self._acked = max(self._acked, upto)
             seen = tuple(Seen(log, seq, missing=tuple(missing.get(log, ()))) for log, seq in seqs.items())
-            # Later: it is told again after a crash, since the device comes back with its own cursor.
-            future = self.node.store.submit(Acknowledge(device.local, device.device, upto, seen), later=True)
-            future.add_done_callback(self._acknowledged)
+            self._tell(Acknowledge(device.local, device.device, upto, seen))
         if self._full:
             self.feed_wake.set()
 
-    def _acknowledged(self, future: "asyncio.Future[Any]") -> None:
-        """An acknowledgement has no answer; a bug in it must not be silent."""
-        if not future.cancelled() and not isinstance(error := future.exception(), ApiError | StoreFailed | None):
+    def _tell(self, what: Acknowledge) -> None:
+        # Later: it is told again after a crash, since the device comes back with its own cursor.
+        self.node.store.submit(what, later=True).add_done_callback(partial(self._told, what))
+
+    def _told(self, what: Acknowledge, future: "asyncio.Future[Any]") -> None:
+        """An acknowledgement has no answer: what the store has no room for is told again from here, or the sender
+        would never hear of it. A bug in it must not be silent."""
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, ApiError):
+            if error.retry and not self._over:
+                asyncio.get_running_loop().call_later(TELL_AGAIN_S, self._tell, what)
+        elif error is not None and not isinstance(error, StoreFailed):
             self.node.report(error)
 
     # --- told by the node ---------------------------------------------------------------------------------------------

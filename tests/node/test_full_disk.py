@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from federation import link
+from federation import link, wire
+from federation.identity import check_chain
+from federation.ports import ChannelClosed
 from node import api
 from node.admin import AdminError, call
 from node.api import ApiError
+from node.core.people import AddAccount
 from node.node import Node
+from node.storage.writer import StoreFailed
 from tests.node.helpers import Client, befriend, connect, two_nodes
 
 BODY = bytes(60_000)
@@ -83,3 +87,36 @@ async def test_what_another_node_sends_waits_there_for_room(
     assert not b.failed.done()
     await limit_pages(b, None)
     await bob.message(BODY)
+
+
+async def test_what_was_fetched_while_the_disk_was_full_is_told_when_it_has_room(
+    pair: tuple[Node, Node, Client, Client],
+) -> None:
+    """An acknowledgement has no answer, so nobody repeats it: and its sender would wait for `delivered` for ever."""
+    _, b, alice, bob = pair
+    bob.acks = False
+    first = await alice.send("bob@b.test", b"first")
+    await bob.message(b"first")
+    await limit_pages(b, 0)
+    await bob.tell(api.Ack(bob.items[-1].position))
+    await bob.ask(api.Ping)
+    with pytest.raises(ApiError, match="disk is full"):  # and so is what shares the transaction with it
+        await b.store.submit(AddAccount("carol", "p" * 100_000))
+    await limit_pages(b, None)
+    await alice.state(first.event, "delivered")
+
+
+async def test_a_peer_that_calls_while_nothing_can_be_stored_is_not_told_that_it_is_blocked(
+    pair: tuple[Node, Node, Client, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, *_ = pair
+    hello = wire.Hello(a.us.chain, a.us.name, a.us.incarnation, "client", bytes(64), (), b.us.node)
+    for error in (ApiError("storage_full", "full"), StoreFailed("broken")):
+
+        async def refuse(command: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(b.store, "submit", refuse)
+        with pytest.raises(ChannelClosed):
+            await b.host.meet(check_chain(a.us.chain), hello)
+    monkeypatch.undo()
