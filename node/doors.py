@@ -26,7 +26,6 @@ async def open_doors(node: "Node") -> None:
         if alpn == wire.ALPN:
             await node.service.accept(channel)
         elif alpn == api.ALPN:
-            channel.trust()
             await node.serve(channel)
 
     try:

@@ -113,6 +113,8 @@ class Session:
         while True:
             for raw in frames:
                 while self._is_full():
+                    if self.device is None:
+                        raise ApiError("rate_limited", "too many requests before the login")
                     if self._writer.done():
                         raise ChannelClosed("nobody takes the answers")
                     self._room.clear()  # stop reading the socket: the client's own window is full
@@ -212,6 +214,7 @@ class Session:
         finally:
             self._proving = False
         self.node.strangers.discard(self)
+        self._channel.trust()
         return found  # type: ignore[no-any-return]
 
     def _answer(self, request: int, size: int, outcome: Any) -> None:

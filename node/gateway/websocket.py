@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from aiohttp import WSMsgType, web
 
 from federation.endpoint import TlsIdentity
-from federation.ports import FRAME_BYTES_MAX, Binding, ChannelClosed
+from federation.ports import Binding, ChannelClosed
+from node.api import CLIENT_FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
     from node.node import Node
@@ -89,7 +90,8 @@ class WebDoor:
         origin = request.headers.get("Origin")
         if origin is not None and origin.split("://")[-1] != request.host:
             raise web.HTTPForbidden(text="a page of another site may not connect here")
-        socket = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=FRAME_BYTES_MAX, compress=False)
+        limit = CLIENT_FRAME_BYTES_MAX
+        socket = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=limit, compress=False)
         await socket.prepare(request)
         self._sockets.add(socket)
         channel = WebSocketChannel(socket, Binding("tcp", self._key_hash, b""), str(request.remote))

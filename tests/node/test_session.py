@@ -12,7 +12,8 @@ import pytest
 from federation.dialer import Dialer
 from federation.identity import split_host_port
 from federation.ids import to_text
-from federation.ports import FRAME_BYTES_MAX
+from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, ChannelClosed
+from federation.quic import QuicChannel
 from node import api
 from node.api import ApiError
 from node.client import channels
@@ -342,6 +343,38 @@ async def test_connections_over_the_limit_are_turned_away(tmp_path: Path) -> Non
             await alice.ask(api.Ping)
         await (await knock()).hello()
         assert await alice.ask(api.Ping) == api.Done()
+
+
+async def test_a_stranger_has_the_small_windows_until_the_login(tmp_path: Path) -> None:
+    async with door(tmp_path, 100) as (node, knock):
+        stranger, alice = await (await knock()).hello(), await (await knock()).hello()
+        unread = 0
+        sending = asyncio.ensure_future(stranger.channel.send(bytes(8 * HELLO_BYTES_MAX)))
+        while unread < HELLO_BYTES_MAX - 8:
+            held = [s._channel for s in node.strangers if isinstance(s._channel, QuicChannel)]
+            unread = max(c._fed_bytes - c._credited_bytes for c in held)
+            await asyncio.sleep(0)
+        await alice.login("alice")
+        await alice.auth()
+        await alice.send("alice@a.test", bytes(api.BODY_BYTES_MAX))  # a frame that is longer than those windows
+        assert max(c._fed_bytes - c._credited_bytes for c in held) <= HELLO_BYTES_MAX
+        sending.cancel()
+
+
+async def test_a_stranger_who_takes_no_answers_is_ended(tmp_path: Path) -> None:
+    async with door(tmp_path, 100) as (node, knock):
+        mute = await (await knock()).hello()
+        (session,) = node.strangers
+        channel = session._channel
+        assert isinstance(channel, QuicChannel)
+        most = 0
+        while node.strangers:
+            with contextlib.suppress(ChannelClosed):
+                await mute.tell(api.GetDevices(1))
+            unacknowledged = channel._quic.backlog_bytes(channel.stream_id)
+            unread = channel._fed_bytes - channel._credited_bytes
+            most = max(most, unread + unacknowledged + sum(map(len, session._out)))
+        assert most <= 2 * HELLO_BYTES_MAX
 
 
 @pytest.mark.parametrize("way", ["quic", "websocket"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from federation.ports import FRAME_BYTES_MAX, Binding
+from federation.ports import Binding
 from node import api, coding
 from node.api import ApiError
 from node.node import Node
@@ -104,10 +104,20 @@ async def test_the_first_frame_must_be_hello(node: Node, http: aiohttp.ClientSes
     assert goodbye.code == "bad_version"
 
 
+@pytest.mark.parametrize("text", [True, False], ids=["json", "msgpack"])
+async def test_the_longest_message_is_within_the_limit(node: Node, http: aiohttp.ClientSession, text: bool) -> None:
+    alice = await dial(http, text)
+    await alice.login("alice")
+    await alice.auth()
+    await alice.send("alice@a.test", bytes(api.BODY_BYTES_MAX), "k" * 64)
+    await alice.channel.close()
+
+
 async def test_a_frame_over_the_limit_ends_the_connection(node: Node, http: aiohttp.ClientSession) -> None:
     client = await dial(http, True)
-    await client.channel.send(b" " * (FRAME_BYTES_MAX + 1))
-    await client.ended()
+    await client.channel.send(b" " * (api.CLIENT_FRAME_BYTES_MAX + 1))
+    assert await client.ended() is None
+    assert client.channel.socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG  # type: ignore[attr-defined]
     assert (await http.get("/health")).status == 200
 
 
