@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from federation import wire
-from federation.endpoint import Endpoint, TlsIdentity
+from federation.endpoint import CONNECTIONS_MAX, Endpoint, TlsIdentity
 from federation.identity import split_host_port
 from federation.ports import Channel
 from federation.quic import QuicChannel
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 async def open_doors(node: "Node") -> None:
     """Raises `BusyPort`. A node without `listen` still links out and still has its admin socket."""
-    from node.node import BusyPort
+    from node.node import REFUSED_MAX, BusyPort
 
     tls = TlsIdentity.generate()
     host, port = node.config.listen_at or ("127.0.0.1", 0)
@@ -29,7 +29,8 @@ async def open_doors(node: "Node") -> None:
             await node.serve(channel)
 
     try:
-        endpoint = await Endpoint.open(host, port, tls, accept, [wire.ALPN, api.ALPN])
+        bounds = {wire.ALPN: CONNECTIONS_MAX, api.ALPN: node.config.limits.sessions + REFUSED_MAX}
+        endpoint = await Endpoint.open(host, port, tls, accept, bounds)
         node.on_close(endpoint.close)
         if node.config.listen is not None:
             web = WebDoor(node, tls)

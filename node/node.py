@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("roost.node")
 STRANGERS_SHARE, STRANGERS_MIN = 4, 16  # one connection in so many may be without a login; so many always may
+REFUSED_MAX = 256  # connections over the limit that are being told so; further ones are closed without a word
 Authenticate = Callable[[str, str], Awaitable[bool]]
 
 

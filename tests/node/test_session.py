@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from federation import wire
 from federation.dialer import Dialer
 from federation.identity import split_host_port
 from federation.ids import to_text
@@ -389,6 +390,20 @@ async def test_the_sdk_tells_why_its_hello_was_refused(
     async with Node.open(listening(tmp_path)) as node:
         with pytest.raises(Unreachable, match="refused the connection: this node speaks version 9"):
             await channels.connect(node.link, way)
+
+
+async def test_a_node_full_of_clients_still_takes_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.node.REFUSED_MAX", 0)
+    async with door(tmp_path, 2) as (node, knock), Dialer() as dialer:
+        for _ in range(2):
+            await (await knock()).hello()
+        with pytest.raises(ChannelClosed, match="too many connections"):
+            await (await knock()).hello()
+        assert node.config.listen is not None
+        link = await dialer.dial(split_host_port(node.config.listen), wire.ALPN)
+        await link.send(wire.encode(wire.Offer(wire.VERSION, wire.VERSION, bytes(wire.NONCE_BYTES))))
+        async with asyncio.timeout(WAIT_S):
+            assert isinstance(wire.decode((await link.recv())[0]), wire.Offer)
 
 
 async def test_strangers_cannot_take_every_place(tmp_path: Path) -> None:
