@@ -1,17 +1,19 @@
 """The WebSocket door, as a browser and a bot use it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from federation.identity import split_host_port
 from federation.ports import Binding
 from node import api, coding
 from node.api import ApiError
 from node.node import Node
-from tests.node.helpers import Client, listening
+from tests.node.helpers import WAIT_S, Client, listening
 
 
 class Socket:
@@ -157,3 +159,74 @@ async def test_a_node_that_stops_closes_its_sockets(tmp_path: Path) -> None:
         async with asyncio.timeout(20), Node.open(settings):
             client = await dial(http, True)
         await client.ended()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+async def tcp(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[bytes], Awaitable[asyncio.StreamReader]]]:
+    """A way to open a connection to the port and say something; with TLS even the handshake is not finished."""
+    if request.param:
+        monkeypatch.setattr("node.gateway.websocket._loopback", lambda host: False)
+    writers: list[asyncio.StreamWriter] = []
+    async with Node.open(listening(tmp_path)) as node:
+
+        async def knock(said: bytes) -> asyncio.StreamReader:
+            assert node.config.listen is not None
+            reader, writer = await asyncio.open_connection(*split_host_port(node.config.listen))
+            writers.append(writer)
+            writer.write(said)
+            return reader
+
+        yield knock
+        for writer in writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    with suppress(ConnectionError):
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b""
+    return True
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /health HTTP/1.1\r\nHost: a.test\r\nX-Slow: "], ids=["nothing", "some"])
+async def test_a_connection_that_finishes_no_request_is_closed(
+    tcp: Callable[[bytes], Awaitable[asyncio.StreamReader]], monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr("node.gateway.websocket.HALF_OPEN_S", 0.1)
+    assert await ended(await tcp(said))
+
+
+async def test_connections_without_a_request_are_few_and_the_oldest_go_first(
+    tcp: Callable[[bytes], Awaitable[asyncio.StreamReader]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.gateway.websocket.HALF_OPEN_MAX", 3)
+    readers = [await tcp(b"") for _ in range(8)]
+    for reader in readers[:5]:
+        assert await ended(reader)
+    assert not any(reader.at_eof() for reader in readers[5:])
+
+
+async def test_slow_connections_keep_nobody_out(
+    node: Node, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.gateway.websocket.HALF_OPEN_MAX", 2)
+    clients = [await dial(http, False) for _ in range(4)]  # their requests are there: they are not counted
+    for _ in range(4):
+        _, writer = await asyncio.open_connection(*split_host_port(node.config.listen or ""))
+        assert (await http.get("/health")).status == 200
+        writer.close()
+    for client in clients:
+        assert await client.ask(api.Ping) == api.Done()
+        await client.channel.close()
+
+
+async def test_a_connection_takes_one_request(node: Node) -> None:
+    reader, writer = await asyncio.open_connection(*split_host_port(node.config.listen or ""))
+    writer.write(b"GET /health HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    async with asyncio.timeout(WAIT_S):
+        assert b"Connection: close" in await reader.read()
+    writer.close()
