@@ -87,6 +87,7 @@ class Node:
         self.sessions: dict[str, set[Session]] = {}  # logged in, by user
         self.connections: set[Session] = set()  # all that came through a door
         self.strangers: set[Session] = set()  # those of them that did not log in
+        self.refused: set[Session] = set()  # those over the limits, while they are told
         self.lights: dict[str, tuple[str, int]] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.authenticate: Authenticate | None = None
@@ -265,7 +266,12 @@ class Node:
         session = Session(self, channel, is_text)
         limit = self.config.limits.sessions
         if len(self.connections) >= limit or len(self.strangers) >= max(limit // STRANGERS_SHARE, STRANGERS_MIN):
-            await session.refuse("busy", "too many clients are connected; try again later")
+            if len(self.refused) < REFUSED_MAX:
+                self.refused.add(session)
+                try:
+                    await session.refuse("busy", "too many clients are connected; try again later")
+                finally:
+                    self.refused.discard(session)
             return
         self.connections.add(session)
         self.strangers.add(session)

@@ -81,7 +81,11 @@ class Session:
             await self._finish("")
 
     async def refuse(self, code: str, reason: str) -> None:
-        """Instead of `run`: goodbye before the hello."""
+        """Instead of `run`: goodbye in place of the welcome, in the encoding of the hello."""
+        with suppress(ChannelClosed, TimeoutError):
+            async with asyncio.timeout(HELLO_DEADLINE_S):
+                await self._channel.recv()
+        self._codec = coding.JSON if self._is_text() else coding.MSGPACK
         self._push(api.Goodbye(code, reason))
         await self._finish(reason)
 

@@ -15,7 +15,7 @@ from federation.identity import split_host_port
 from federation.ids import to_text
 from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, ChannelClosed
 from federation.quic import QuicChannel
-from node import api
+from node import api, coding
 from node.api import ApiError
 from node.client import channels
 from node.client.errors import Unreachable
@@ -24,7 +24,7 @@ from node.core.send import Send
 from node.node import Node
 from node.requests import HANDLERS
 from node.session import Session
-from tests.node.helpers import DEVICE_KEY, WAIT_S, Client, again, config, connect, listening, stranger
+from tests.node.helpers import DEVICE_KEY, WAIT_S, Client, Socket, again, config, connect, listening, stranger
 
 
 @pytest.fixture
@@ -336,8 +336,9 @@ async def test_connections_over_the_limit_are_turned_away(tmp_path: Path) -> Non
         with pytest.raises(Unreachable, match="too many clients"):
             await channels.connect(node.link, "quic")
         async with aiohttp.ClientSession(f"http://{node.config.listen}") as http:  # both doors count together
-            socket = await http.ws_connect("/v1/ws")
-            assert b"busy" in (await socket.receive_bytes())
+            for codec in (coding.JSON, coding.MSGPACK):
+                text = codec is coding.JSON
+                assert await refused(Client(Socket(await http.ws_connect("/v1/ws"), text), codec)) == "busy"
         await connect(node, "alice")  # from inside the process nobody is turned away
         await others[0].channel.close()
         while len(node.connections) > 2:
@@ -390,6 +391,24 @@ async def test_the_sdk_tells_why_its_hello_was_refused(
     async with Node.open(listening(tmp_path)) as node:
         with pytest.raises(Unreachable, match="refused the connection: this node speaks version 9"):
             await channels.connect(node.link, way)
+
+
+async def test_who_is_refused_and_says_nothing_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.node.REFUSED_MAX", 2)
+    async with door(tmp_path, 1) as (node, knock), aiohttp.ClientSession(f"http://{node.config.listen}") as http:
+        await (await knock()).hello()
+        silent = [Client(Socket(await http.ws_connect("/v1/ws"), False)) for _ in range(2)]
+        assert await Client(Socket(await http.ws_connect("/v1/ws"), False)).ended() is None, "closed without a word"
+        for client in silent:
+            await client.channel.close()
+        while node.refused:
+            (await http.get("/health")).close()
+        monkeypatch.setattr("node.session.HELLO_DEADLINE_S", 0.05)
+        goodbye = await Client(Socket(await http.ws_connect("/v1/ws"), False)).ended()
+        assert goodbye is not None
+        assert goodbye.code == "busy"
 
 
 async def test_a_node_full_of_clients_still_takes_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The WebSocket door, as a browser and a bot use it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,39 +9,10 @@ import aiohttp
 import pytest
 
 from federation.identity import split_host_port
-from federation.ports import Binding
 from node import api, coding
 from node.api import ApiError
 from node.node import Node
-from tests.node.helpers import WAIT_S, Client, listening
-
-
-class Socket:
-    """The client's end as a channel."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, text: bool) -> None:
-        self.socket, self.text = socket, text
-        self.binding = Binding("tcp", bytes(32), b"")
-        self.remote = "test"
-
-    async def send(self, *frames: bytes) -> None:
-        for frame in frames:
-            await (self.socket.send_str(frame.decode()) if self.text else self.socket.send_bytes(frame))
-
-    async def recv(self) -> Sequence[bytes]:
-        message = await self.socket.receive()
-        if message.type is aiohttp.WSMsgType.TEXT:
-            assert self.text
-            return [str(message.data).encode()]
-        if message.type is aiohttp.WSMsgType.BINARY:
-            assert not self.text
-            return [bytes(message.data)]
-        return []
-
-    def trust(self) -> None: ...
-
-    async def close(self, reason: str = "") -> None:
-        await self.socket.close()
+from tests.node.helpers import WAIT_S, Client, Socket, listening
 
 
 @pytest.fixture
