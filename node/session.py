@@ -217,7 +217,7 @@ class Session:
             raise
         finally:
             self._proving = False
-        self.node.strangers.discard(self)
+        self.node.strangers.pop(self, None)
         self._channel.trust()
         return found  # type: ignore[no-any-return]
 

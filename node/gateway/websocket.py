@@ -14,6 +14,7 @@ from aiohttp.web import RequestHandler as Handler
 
 from federation.endpoint import HALF_OPEN_MAX, HALF_OPEN_S, TlsIdentity
 from federation.ports import Binding, ChannelClosed
+from federation.quic import address_text
 from node.api import CLIENT_FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ class WebDoor:
         served = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=limit, compress=False)
         await served.prepare(request)
         self._sockets.add(served)
-        channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), str(request.remote))
+        remote = address_text(request.get_extra_info("peername"))
+        channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), remote)
         try:
             await self._node.serve(channel, lambda: channel.text)
         finally:

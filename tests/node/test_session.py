@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from node import api, coding
 from node.api import ApiError
 from node.client import channels
 from node.client.errors import Unreachable
-from node.config import Limits
+from node.config import Limits, Tls
 from node.core.send import Send
-from node.node import Node
+from node.node import Node, origin
 from node.requests import HANDLERS
 from node.session import Session
 from tests.node.helpers import DEVICE_KEY, WAIT_S, Client, Socket, again, config, connect, listening, stranger
@@ -306,15 +307,21 @@ async def test_a_connection_without_a_hello_ends_at_its_deadline(node: Node, mon
 
 
 @contextlib.asynccontextmanager
-async def door(folder: Path, sessions: int) -> AsyncIterator[tuple[Node, Callable[[], Awaitable[Client]]]]:
-    """A node with alice, and a way to knock at its UDP port."""
-    async with Node.open(listening(folder, limits=Limits(sessions=sessions))) as node, Dialer() as dialer:
+async def door(
+    folder: Path, sessions: int, **more: Any
+) -> AsyncIterator[tuple[Node, Callable[..., Awaitable[Client]]]]:
+    """A node with alice, and a way to knock at its UDP port, from any loopback address."""
+    dialers: dict[str, Dialer] = {}
+    settings = listening(folder, limits=Limits(sessions=sessions), **more)
+    async with Node.open(settings) as node, contextlib.AsyncExitStack() as stack:
         await node.create_user("alice", "pw")
-        assert node.config.listen is not None
-        where = split_host_port(node.config.listen)
+        where = split_host_port(settings.listen or "")
 
-        async def knock() -> Client:
-            return Client(await dialer.dial(where, api.ALPN, WAIT_S))
+        async def knock(source: str = "127.0.0.1") -> Client:
+            if source not in dialers:
+                dialers[source] = await stack.enter_async_context(Dialer())
+                dialers[source]._listen(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), (source, 0))
+            return Client(await dialers[source].dial(where, api.ALPN, WAIT_S))
 
         yield node, knock
 
@@ -429,8 +436,46 @@ async def test_strangers_cannot_take_every_place(tmp_path: Path) -> None:
     async with door(tmp_path, 100) as (_, knock):
         alice = await (await knock()).hello()
         await alice.login("alice")  # a login makes room for the next one, with or without `auth`
-        strangers = [await (await knock()).hello() for _ in range(25)]
+        strangers = [await (await knock(f"127.0.0.{1 + n // 6}")).hello() for n in range(25)]
+        assert await refused(await knock("127.0.0.9")) == "busy"
+        await strangers[0].login("alice")
+        await (await knock("127.0.0.9")).hello()
+        assert await refused(await knock("127.0.0.10")) == "busy"
+
+
+async def test_one_address_cannot_take_every_place_of_strangers(tmp_path: Path) -> None:
+    async with door(tmp_path, 100) as (node, knock), aiohttp.ClientSession(f"http://{node.config.listen}") as http:
+        strangers = [await (await knock()).hello() for _ in range(6)]
         assert await refused(await knock()) == "busy"
+        assert await refused(Client(Socket(await http.ws_connect("/v1/ws"), False))) == "busy", "both doors count"
+        await (await knock("127.0.0.2")).hello()
         await strangers[0].login("alice")
         await (await knock()).hello()
         assert await refused(await knock()) == "busy"
+
+
+async def test_behind_a_proxy_all_come_from_one_address(tmp_path: Path) -> None:
+    proxied = Tls(behind_proxy=True)
+    async with (
+        door(tmp_path, 100, tls=proxied) as (node, knock),
+        aiohttp.ClientSession(f"http://{node.config.listen}") as http,
+    ):
+        strangers = [await Client(Socket(await http.ws_connect("/v1/ws"), False)).hello() for _ in range(20)]
+        assert [await (await knock()).hello() for _ in range(4)], "at the UDP port they come themselves"
+        for stranger in strangers:
+            await stranger.channel.close()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1:7", "192.0.2.1:8", True),
+        ("192.0.2.1:7", "192.0.2.2:7", False),
+        ("[2001:db8::1]:7", "[2001:db8::2]:7", True),
+        ("[2001:db8::1]:7", "[2001:db8:0:1::1]:7", False),
+        ("[fe80::1%eth0]:7", "[fe80::2%eth0]:7", True),
+        ("nowhere", "192.0.2.2:7", False),
+    ],
+)
+def test_a_network_of_ipv6_counts_as_one_address(one: str, other: str, same: bool) -> None:
+    assert (origin(one) == origin(other)) == same
