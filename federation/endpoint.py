@@ -9,7 +9,8 @@ import hashlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -34,11 +35,11 @@ from federation.credit import NodeQuic, configuration
 from federation.dialer import CID_BYTES, IDLE_S, Dialer
 from federation.quic import Connection, QuicChannel
 
-CONNECTIONS_MAX = 4096  # at once, dialled ones included; a further stranger gets no answer
+CONNECTIONS_MAX = 4096  # inbound ones of one protocol at once, unless the host says otherwise
 HALF_OPEN_MAX = 256  # inbound ones without a handshake or a stream yet
 HALF_OPEN_S = 10.0  # time for both
 RETRY_ABOVE = 64  # half-open ones; from here on a stranger must first prove its address
-ALPNS = ("roost-node/1", "roost-client/1")
+BOUNDS = {"roost-node/1": CONNECTIONS_MAX, "roost-client/1": CONNECTIONS_MAX}
 CERTIFICATE_YEARS = 30  # nobody checks it: the hello proves identity
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Counters:
     """What passed through an endpoint since it opened."""
 
     accepted: int  # inbound channels
-    refused: int  # inbound connections unanswered at a bound, or dropped at the half-open deadline
+    refused: int  # inbound connections unanswered or ended at a bound, or dropped at the half-open deadline
     half_open: int  # inbound connections without a channel, now
     bytes_received: int
     bytes_sent: int
@@ -108,13 +109,14 @@ class Counters:
 class Endpoint(Dialer):
     """One UDP socket that listens and dials; `accept(alpn, channel)` runs in a task per inbound channel."""
 
-    def __init__(self, tls: TlsIdentity, accept: Accept, alpns: Sequence[str], worker: int, idle_s: float):
+    def __init__(self, tls: TlsIdentity, accept: Accept, bounds: Mapping[str, int], worker: int, idle_s: float):
         """Use `Endpoint.open`."""
         super().__init__(idle_s=idle_s)
         self._worker = worker
         self._tls = tls
         self._accept = accept
-        self._alpns = list(alpns)
+        self._bounds = dict(bounds)
+        self._served = Counter[str]()  # inbound channels by ALPN
         self._retry = QuicRetryTokenHandler()
         self._half_open: dict[Connection, asyncio.TimerHandle] = {}
         self._accepts: set[asyncio.Task[None]] = set()
@@ -127,15 +129,16 @@ class Endpoint(Dialer):
         port: int,
         tls: TlsIdentity,
         accept: Accept,
-        alpns: Sequence[str] = ALPNS,
+        bounds: Mapping[str, int] = BOUNDS,
         worker: int = 0,
         idle_s: float = IDLE_S,
     ) -> Self:
         """Listen on `host` (`::` is IPv4 too) and `port` (0: any). OSError unchanged, as for a busy port.
 
+        `bounds`: the ALPNs served, and how many inbound channels of each at once; one does not crowd out the other.
         A channel lives as long as its `accept` call: when that returns or raises, the channel is closed.
         """
-        endpoint = cls(tls, accept, alpns, worker, idle_s)
+        endpoint = cls(tls, accept, bounds, worker, idle_s)
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
         )
@@ -184,6 +187,11 @@ class Endpoint(Dialer):
     def opened(self, connection: Connection) -> None:
         """The first stream of an inbound connection is there: hand its channel over."""
         self._half_open.pop(connection).cancel()
+        if self._served[connection.alpn] >= self._bounds[connection.alpn]:
+            self._refused += 1
+            connection.close("too many connections; try again later")
+            return
+        self._served[connection.alpn] += 1
         self._accepted += 1
         task = self._loop.create_task(self._serve(connection))
         self._accepts.add(task)
@@ -204,10 +212,11 @@ class Endpoint(Dialer):
             connection.close("internal error")
         finally:
             await channel.close()
+            self._served[connection.alpn] -= 1
 
     def _knock(self, header: QuicHeader, data: bytes, addr: NetworkAddress) -> None:
         """A stranger's first packet: no answer at a bound, a Retry under load, else a new connection."""
-        if len(self._half_open) >= HALF_OPEN_MAX or len(self._live) >= CONNECTIONS_MAX:
+        if len(self._half_open) >= HALF_OPEN_MAX:
             self._refused += 1
             return
         original_cid, retry_cid = header.destination_cid, None
@@ -223,7 +232,7 @@ class Endpoint(Dialer):
         elif len(self._half_open) > RETRY_ABOVE:
             self._send_retry(header, addr)
             return
-        config = configuration(is_client=False, alpns=self._alpns, idle_s=self._idle_s)
+        config = configuration(is_client=False, alpns=list(self._bounds), idle_s=self._idle_s)
         config.certificate, config.private_key = self._tls.certificate, self._tls.key
         quic = NodeQuic(
             config,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 FRAME_BYTES_MAX = 1 << 20  # largest frame on any channel; a longer announced length is refused unread
-HELLO_BYTES_MAX = 64 << 10  # all that a stranger may make us hold before the hello is done
+HELLO_BYTES_MAX = 64 << 10  # each way, what a stranger may make us hold; the longest frame until the channel is trusted
 
 
 class Binding(NamedTuple):
@@ -46,7 +46,7 @@ class Channel(Protocol):
         ...
 
     def trust(self) -> None:
-        """The hello is done: lift the pre-hello memory bound (HELLO_BYTES_MAX) to the full windows."""
+        """The other side is known (the link is up, the client logged in): from HELLO_BYTES_MAX to the full windows."""
         ...
 
     async def close(self, reason: str = "") -> None:

@@ -16,7 +16,7 @@ from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.packet import QuicErrorCode
 
 from federation.credit import NodeQuic
-from federation.ports import FRAME_BYTES_MAX, Binding, ChannelClosed
+from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, Binding, ChannelClosed
 
 BACKLOG_BYTES_MAX = 256 << 10  # written but not acknowledged; above it `send` waits
 KEEPALIVE_PART = 7  # checks per idle time; a ping leaves after 1 to 2 silent ones, so within 2/7 < 1/3 of it
@@ -224,7 +224,7 @@ class QuicChannel:
         return self._connection.remote
 
     async def send(self, *frames: bytes) -> None:
-        """Write frames; returns once less than BACKLOG_BYTES_MAX is unacknowledged.
+        """Write frames; returns once less than BACKLOG_BYTES_MAX (a stranger: HELLO_BYTES_MAX) is unacknowledged.
 
         Raises `ChannelClosed`, now or while it waits; ValueError for a frame over FRAME_BYTES_MAX.
         """
@@ -236,7 +236,7 @@ class QuicChannel:
             pieces += (len(frame).to_bytes(4, "big"), frame)
         self._quic.send_stream_data(self.stream_id, b"".join(pieces))
         self._connection.schedule()
-        while self._quic.backlog_bytes(self.stream_id) >= BACKLOG_BYTES_MAX:
+        while self._is_backlogged():
             self._writable.clear()
             await self._writable.wait()
             self._check_open()
@@ -310,7 +310,7 @@ class QuicChannel:
 
     def progressed(self) -> None:
         """After each turn of the connection: wake who waits for room or for the last acknowledgement."""
-        if not self._writable.is_set() and self._quic.backlog_bytes(self.stream_id) < BACKLOG_BYTES_MAX:
+        if not self._writable.is_set() and not self._is_backlogged():
             self._writable.set()
         if self._closing and self._quic.delivered(self.stream_id):
             self._delivered.set()
@@ -348,6 +348,10 @@ class QuicChannel:
         # A frame may be longer than the window: who waits for a trusted peer's frame takes its start.
         if self._trusted:
             self._credit(self._fed_bytes)
+
+    def _is_backlogged(self) -> bool:
+        most = BACKLOG_BYTES_MAX if self._trusted else HELLO_BYTES_MAX
+        return self._quic.backlog_bytes(self.stream_id) >= most
 
     def _check_open(self) -> None:
         if self._failed is not None or self._closing:

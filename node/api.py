@@ -18,6 +18,7 @@ FEED_ITEMS_MAX = 256
 FEED_BYTES_MAX = 1 << 20
 PAGE_MAX = 1000
 BODY_BYTES_MAX = 64 << 10
+CLIENT_FRAME_BYTES_MAX = 128 << 10  # none needs more: the longest has a body in base64
 PASSWORD_CHARS_MAX = 1024
 
 # Every refusal has one of these codes; `retry` says whether repeating the same request can help.

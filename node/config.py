@@ -95,7 +95,7 @@ class Limits(Section, frozen=True):
         200_000
     )
     sessions: Annotated[
-        int, _doc("Clients connected at once; a quarter of them (or 16) may be without a login.", ge=1, le=10**6)
+        int, _doc("Clients at once; a quarter (or 16) without a login, of these a quarter per address.", ge=1, le=10**6)
     ] = 10_000
     message_bytes: Annotated[
         int, _doc("Largest body that our own users send; the protocol allows 64 KiB.", ge=256, le=65_536)

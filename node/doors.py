@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from federation import wire
-from federation.endpoint import Endpoint, TlsIdentity
+from federation.endpoint import CONNECTIONS_MAX, Endpoint, TlsIdentity
 from federation.identity import split_host_port
 from federation.ports import Channel
 from federation.quic import QuicChannel
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 async def open_doors(node: "Node") -> None:
     """Raises `CannotListen`. A node without `listen` still links out and still has its admin socket."""
+    from node.node import REFUSED_MAX
+
     tls = TlsIdentity.generate()
     host, port = node.config.listen_at or ("127.0.0.1", 0)
 
@@ -30,7 +32,8 @@ async def open_doors(node: "Node") -> None:
             await node.serve(channel)
 
     try:
-        endpoint = await Endpoint.open(host, port, tls, accept, [wire.ALPN, api.ALPN])
+        bounds = {wire.ALPN: CONNECTIONS_MAX, api.ALPN: node.config.limits.sessions + REFUSED_MAX}
+        endpoint = await Endpoint.open(host, port, tls, accept, bounds)
         node.on_close(endpoint.close)
         if node.config.listen is not None:
             web = WebDoor(node, tls)

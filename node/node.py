@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import NodeLink
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     from node.client import Client
 
 log = logging.getLogger("roost.node")
-STRANGERS_SHARE, STRANGERS_MIN = 4, 16  # one connection in so many may be without a login; so many always may
+# One connection in so many may be without a login, and one in so many of those from one address; so many always may.
+STRANGERS_SHARE, STRANGERS_MIN = 4, 16
+REFUSED_MAX = 256  # connections over the limit that are being told so; further ones are closed without a word
 Authenticate = Callable[[str, str], Awaitable[bool]]
 
 
@@ -57,7 +60,8 @@ class Node:
         self.directory = Directory(self.us.node, config.name)
         self.sessions: dict[str, set[Session]] = {}  # logged in, by user
         self.connections: set[Session] = set()  # all that came through a door
-        self.strangers: set[Session] = set()  # those of them that did not log in
+        self.strangers: dict[Session, bytes] = {}  # those of them that did not log in, and where they are
+        self.refused: set[Session] = set()  # those over the limits, while they are told
         self.lights: dict[str, tuple[str, int]] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.authenticate: Authenticate | None = None
@@ -224,7 +228,8 @@ class Node:
         for kind, key in hints:
             if kind == "mailbox":
                 for session in self.sessions.get(str(key), ()):
-                    session.feed_wake.set()
+                    if session.feed is not None:
+                        session.feed.wake.set()
             elif kind == "peer":
                 self.service.poke(key if isinstance(key, bytes) else b"")
             elif kind == "peers":
@@ -266,20 +271,30 @@ class Node:
         """Serve one client connection to its end; the doors call this.
 
         `is_text` says, once the first frame came, whether the client speaks JSON. Over `limits.sessions` the client
-        is told `busy`. Who did not log in counts too, and has a bound below that: strangers cannot take every place.
+        is told `busy`. Who did not log in counts too, and has a bound below that: strangers cannot take every place,
+        and those of one address not every place of strangers. Behind a proxy all come from one address.
         """
         session = Session(self, channel, is_text)
         limit = self.config.limits.sessions
-        if len(self.connections) >= limit or len(self.strangers) >= max(limit // STRANGERS_SHARE, STRANGERS_MIN):
-            await session.refuse("busy", "too many clients are connected; try again later")
+        strangers = max(limit // STRANGERS_SHARE, STRANGERS_MIN)
+        proxied = channel.binding.kind == "tcp" and self.config.tls.behind_proxy
+        where = b"" if proxied else origin(channel.remote)
+        crowded = not proxied and list(self.strangers.values()).count(where) >= strangers // STRANGERS_SHARE
+        if crowded or len(self.connections) >= limit or len(self.strangers) >= strangers:
+            if len(self.refused) < REFUSED_MAX:
+                self.refused.add(session)
+                try:
+                    await session.refuse("busy", "too many clients are connected; try again later")
+                finally:
+                    self.refused.discard(session)
             return
         self.connections.add(session)
-        self.strangers.add(session)
+        self.strangers[session] = where
         try:
             await session.run()
         finally:
             self.connections.discard(session)
-            self.strangers.discard(session)
+            self.strangers.pop(session, None)
 
     def join(self, session: Session) -> None:
         assert session.device is not None
@@ -357,3 +372,12 @@ class Node:
         self._session_tasks.add(task)
         task.add_done_callback(self._session_tasks.discard)
         return ours
+
+
+def origin(remote: str) -> bytes:
+    """Who counts as one stranger's address: an IPv4 address, or all of one IPv6 network, as one host may have it."""
+    host = remote.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).packed[:8]
+    except ValueError:
+        return host.encode()

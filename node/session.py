@@ -5,21 +5,18 @@ is made when the commit resolves, and all replies of one loop turn leave in one 
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import encode_chain, hello_bytes
-from federation.ids import Log
 from federation.ports import FRAME_BYTES_MAX, Channel, ChannelClosed
 from node import api, coding
 from node.api import ApiError
 from node.core import render
-from node.core.progress import Acknowledge, Seen
 from node.core.send import Send
 from node.directory import event_id
+from node.feed import Feed
 from node.requests import HANDLERS
 from node.storage import reads
 from node.storage.writer import StoreFailed
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
 
 HELLO_DEADLINE_S = 10.0
 LOGIN_DEADLINE_S = 60.0  # after the hello
-LOOK_AGAIN_S = 30.0  # a lost hint costs at most this
-TELL_AGAIN_S = 1.0  # between tries to store an acknowledgement
 
 
 class Session:
@@ -53,12 +48,7 @@ class Session:
         self._in_flight = self._in_flight_bytes = 0
         self._room = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.feed_wake = asyncio.Event()
-        self._window: deque[tuple[int, Log | None, int]] = deque()  # pushed, not acknowledged
-        self._window_bytes = 0
-        self._full = False  # the feed waits for an acknowledgement
-        self._acked = self._pushed = 0
-        self._over = False
+        self.feed: Feed | None = None  # once logged in
 
     # --- connection ---------------------------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -77,7 +67,8 @@ class Session:
             self._push(api.Error(error.code, error.message))
             self._push(api.Goodbye(error.code, error.message))
         finally:
-            self._over = True
+            if self.feed is not None:
+                self.feed.over = True
             self.node.leave(self)
             for task in self._tasks:
                 task.cancel()
@@ -86,7 +77,11 @@ class Session:
             await self._finish("")
 
     async def refuse(self, code: str, reason: str) -> None:
-        """Instead of `run`: goodbye before the hello."""
+        """Instead of `run`: goodbye in place of the welcome, in the encoding of the hello."""
+        with suppress(ChannelClosed, TimeoutError):
+            async with asyncio.timeout(HELLO_DEADLINE_S):
+                await self._channel.recv()
+        self._codec = coding.JSON if self._is_text() else coding.MSGPACK
         self._push(api.Goodbye(code, reason))
         await self._finish(reason)
 
@@ -118,6 +113,8 @@ class Session:
         while True:
             for raw in frames:
                 while self._is_full():
+                    if self.device is None:
+                        raise ApiError("rate_limited", "too many requests before the login")
                     if self._writer.done():
                         raise ChannelClosed("nobody takes the answers")
                     self._room.clear()  # stop reading the socket: the client's own window is full
@@ -153,18 +150,22 @@ class Session:
             self._push(api.Goodbye("failed", "an answer could not be sent; connect again"))
         await self._finish("")
 
-    def _push(self, frame: api.FromNode) -> None:
+    def _push(self, frame: api.FromNode) -> int:
+        """Into the next write; the frame's size in bytes."""
         raw = self._codec.encode(frame)
         if len(raw) > FRAME_BYTES_MAX and isinstance(frame, api.Reply):  # no channel would take it
             raw = self._codec.encode(api.Error("too_large", "the answer is longer than a frame", frame.id))
         self._out.append(raw)
         self._out_wake.set()
+        return len(raw)
 
     # --- requests -----------------------------------------------------------------------------------------------------
     def _take(self, frame: api.FromClient, size: int) -> None:
         """One frame of `size` bytes; every request is answered once, and its bytes are free then."""
         if isinstance(frame, api.Ack):
-            self._ack(frame)
+            if self.feed is None:
+                raise ApiError("bad_token", "log in first")
+            self.feed.ack(frame)
             return
         if isinstance(frame, api.Hello):
             raise ApiError("bad_frame", "a second hello")
@@ -220,7 +221,7 @@ class Session:
             raise
         finally:
             self._proving = False
-        self.node.strangers.discard(self)
+        self.node.strangers.pop(self, None)
         self._channel.trust()
         return found  # type: ignore[no-any-return]
 
@@ -242,7 +243,7 @@ class Session:
             raise ApiError("bad_token", "log in first")
         return self.device
 
-    # --- the feed -----------------------------------------------------------------------------------------------------
+    # --- logged in ----------------------------------------------------------------------------------------------------
     async def _auth(self, frame: api.Auth) -> api.Ready:
         device, account = await self._known(frame.token)
         if self.device is not None:
@@ -255,18 +256,14 @@ class Session:
             self.node.leave(self)
             self.device = None
             raise
-        self._acked = device.acked
+        feed = self.feed = Feed(self.node, device, self._push)
         store = self.node.store_text
         box = await self.node.store.read(reads.mailbox, device.local)
         if frame.resume is not None and frame.resume.store == store:
-            # Never past the end: what comes there later was not seen.
-            resume = min(frame.resume.position, box.position)
-            if resume > device.acked:
-                await self._catch_up(device.acked, resume)
-            self._acked = resume
+            await feed.resume(frame.resume, box.position)
         return api.Ready(
             f"{device.local}@{self.node.us.name}", render.device(device).device, account.display_name,
-            api.Cursor(store, self._acked), box.position,
+            api.Cursor(store, feed.acked), box.position,
         )  # fmt: skip
 
     async def _known(self, token: str) -> "tuple[rows.Device, rows.Account]":
@@ -277,32 +274,11 @@ class Session:
             raise ApiError("disabled", "the account is disabled; ask its administrator")
         return found
 
-    async def _catch_up(self, after: int, upto: int) -> None:
-        """The client has more than it could tell before the connection broke: that is an acknowledgement too."""
-        while after < upto:
-            found, after, _ = await self._page(after)
-            self._window.extend(self._seen(item) for item in found if item.position <= upto)
-            if not found:
-                break
-        self._pushed = upto
-        self._ack(api.Ack(upto))
-
-    async def _page(self, after: int, hot: bool = False) -> "tuple[list[reads.Placed | rows.Fact], int, bool]":
-        local = self.logged_in().local
-        bounds = (api.FEED_ITEMS_MAX, api.FEED_BYTES_MAX // 4)
-        return await self.node.store.read(reads.feed, local, after, *bounds, hot=hot)
-
-    def _seen(self, item: "reads.Placed | rows.Fact") -> tuple[int, Log | None, int]:
-        if not isinstance(item, reads.Placed):
-            return item.position, None, 0
-        own = item.origin == self.node.us.node and item.event.sender == self.logged_in().local
-        log = None if own else Log(item.event.conversation, item.origin, item.incarnation)
-        return item.position, log, item.event.seq
-
     def _start_feed(self) -> None:
         for name, (state, since) in self.node.lights.items():
             self.light(name, state, since)
-        task = asyncio.ensure_future(self._feed())
+        assert self.feed is not None
+        task = asyncio.ensure_future(self.feed.run())
         self._tasks.add(task)
         task.add_done_callback(self._feed_done)
 
@@ -311,68 +287,6 @@ class Session:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.node.report(error)
             self.end("failed", "the feed broke; reconnect")
-
-    async def _feed(self) -> None:
-        """Push what is past the cursor while the window has room; the rest waits on disk."""
-        position, hot = self._acked, False
-        while True:
-            self.feed_wake.clear()
-            self._full = len(self._window) >= api.FEED_ITEMS_MAX or self._window_bytes >= api.FEED_BYTES_MAX
-            if not self._full:
-                found, position, more = await self._page(position, hot)
-                self._pushed = position
-                if found:
-                    raw = self._codec.encode(api.Feed(self.node.store_text, tuple(self._item(i) for i in found)))
-                    self._window.extend(self._seen(item) for item in found)
-                    self._window_bytes += len(raw)
-                    self._out.append(raw)
-                    self._out_wake.set()
-                hot = not more  # this device is at the end: what comes was committed just then
-                if more:
-                    continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_AGAIN_S):
-                    await self.feed_wake.wait()
-
-    def _item(self, item: "reads.Placed | rows.Fact") -> api.Item:
-        if isinstance(item, reads.Placed):
-            return render.message(item.origin, item.incarnation, item.event, self.node.directory.address, item.position)
-        return coding.decode_item(item.item, item.position)
-
-    def _ack(self, frame: api.Ack) -> None:
-        """Positions become watermarks per log: what was pushed here is what can be acknowledged here."""
-        device = self.logged_in()
-        seqs: dict[Log, int] = {}
-        missing: dict[Log, list[int]] = {}
-        upto = min(frame.position, max(self._pushed, self._acked))
-        while self._window and self._window[0][0] <= upto:
-            position, log, seq = self._window.popleft()
-            if log is not None:
-                seqs[log] = max(seq, seqs.get(log, 0))
-                if position in frame.missing:
-                    missing.setdefault(log, []).append(seq)
-        if not self._window:
-            self._window_bytes = 0
-        if upto > self._acked or seqs:
-            self._acked = max(self._acked, upto)
-            seen = tuple(Seen(log, seq, missing=tuple(missing.get(log, ()))) for log, seq in seqs.items())
-            self._tell(Acknowledge(device.local, device.device, upto, seen))
-        if self._full:
-            self.feed_wake.set()
-
-    def _tell(self, what: Acknowledge) -> None:
-        # Later: it is told again after a crash, since the device comes back with its own cursor.
-        self.node.store.submit(what, later=True).add_done_callback(partial(self._told, what))
-
-    def _told(self, what: Acknowledge, future: "asyncio.Future[Any]") -> None:
-        """An acknowledgement has no answer: what the store has no room for is told again from here, or the sender
-        would never hear of it. A bug in it must not be silent."""
-        error = None if future.cancelled() else future.exception()
-        if isinstance(error, ApiError):
-            if error.retry and not self._over:
-                asyncio.get_running_loop().call_later(TELL_AGAIN_S, self._tell, what)
-        elif error is not None and not isinstance(error, StoreFailed):
-            self.node.report(error)
 
     # --- told by the node ---------------------------------------------------------------------------------------------
     def light(self, name: str, state: str, since: int) -> None:

@@ -3,22 +3,25 @@
 import asyncio
 import ipaddress
 import logging
+import socket
 import ssl
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestHandler as Handler
 
-from federation.endpoint import TlsIdentity
-from federation.ports import FRAME_BYTES_MAX, Binding, ChannelClosed
+from federation.endpoint import HALF_OPEN_MAX, HALF_OPEN_S, TlsIdentity
+from federation.ports import Binding, ChannelClosed
+from federation.quic import address_text
+from node.api import CLIENT_FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
     from node.node import Node
 
 SEND_DEADLINE_S = 30.0  # a client that takes nothing for so long is dropped
-REQUEST_S = 10.0  # time for the head of a request, the first one too
 CLOSE_S = 2.0  # longest wait for the client's own goodbye
 log = logging.getLogger("roost.web")
 PLAIN = bytes(32)  # the TLS key hash where there is no TLS
@@ -66,6 +69,9 @@ class WebDoor:
     def __init__(self, node: "Node", tls: TlsIdentity) -> None:
         self._node, self._tls = node, tls
         self._runner: web.AppRunner | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._waiting: dict[Handler, asyncio.Task[None]] = {}  # connections without a request, oldest first
         self._sockets: set[web.WebSocketResponse] = set()
         self._key_hash = PLAIN
 
@@ -74,14 +80,8 @@ class WebDoor:
         app = web.Application()
         app.router.add_get("/v1/ws", self._ws)
         app.router.add_get("/health", self._health)
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            logger=log,
-            handle_signals=False,
-            shutdown_timeout=2.0,
-            keepalive_timeout=REQUEST_S,
-        )
+        app.on_response_prepare.append(self._asked)
+        self._runner = web.AppRunner(app, access_log=None, logger=log, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
         plain = self._node.config.tls.behind_proxy or _loopback(host)
         hashes = self._node.config.tls.proxy_key_hashes
@@ -90,7 +90,54 @@ class WebDoor:
         elif not plain:
             self._key_hash = self._tls.key_hash
         context = None if plain else _server_tls(self._tls)
-        await web.TCPSite(self._runner, host, port, ssl_context=context, reuse_address=True).start()
+        loop = asyncio.get_running_loop()
+        numeric = socket.AI_PASSIVE | socket.AI_NUMERICHOST
+        try:  # a number needs no thread
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
+        except socket.gaierror:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, addr = found[0][0], found[0][4]
+        self._listener = socket.create_server(addr, family=family, dualstack_ipv6=family == socket.AF_INET6)
+        self._listener.setblocking(False)
+        self._accepting = self._node.own(self._accept(self._listener, self._runner.server, context), "TCP port")
+
+    async def _accept(
+        self, listener: socket.socket, server: Callable[[], Handler] | None, context: ssl.SSLContext | None
+    ) -> None:
+        """Let connections in; while too many wait for their request, the one that waits longest goes."""
+        assert server is not None
+        while True:
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+            except OSError as error:  # out of files, perhaps
+                log.error("cannot accept a connection: %s", error)
+                await asyncio.sleep(1)
+                continue
+            if len(self._waiting) >= HALF_OPEN_MAX:
+                next(iter(self._waiting.values())).cancel()
+            handler = server()
+            self._waiting[handler] = asyncio.ensure_future(self._admit(handler, connection, context))
+            await asyncio.sleep(0)  # what was cancelled or begun here is so before the next one comes
+
+    async def _admit(self, handler: Handler, connection: socket.socket, context: ssl.SSLContext | None) -> None:
+        """From accept to the first request, which cancels this; all else that ends it ends the connection."""
+        loop, transport = asyncio.get_running_loop(), None
+        try:
+            async with asyncio.timeout(HALF_OPEN_S):
+                transport, _ = await loop.connect_accepted_socket(lambda: handler, connection, ssl=context)
+                await loop.create_future()
+        except (TimeoutError, OSError):
+            pass
+        finally:
+            if self._waiting.pop(handler, None) is not None and transport is not None:
+                transport.abort()
+
+    async def _asked(self, request: web.Request, response: web.StreamResponse) -> None:
+        """The request is there. A connection takes one: the next would have to be waited for again."""
+        response.headers.setdefault("Connection", "close")
+        response.force_close()
+        if (waiting := self._waiting.pop(request.protocol, None)) is not None:
+            waiting.cancel()
 
     async def _health(self, request: web.Request) -> web.Response:
         good = not self._node.failed.done()
@@ -100,20 +147,28 @@ class WebDoor:
         origin = request.headers.get("Origin")
         if origin is not None and origin.split("://")[-1] != request.host:
             raise web.HTTPForbidden(text="a page of another site may not connect here")
-        socket = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=FRAME_BYTES_MAX, compress=False)
-        await socket.prepare(request)
-        self._sockets.add(socket)
-        channel = WebSocketChannel(socket, Binding("tcp", self._key_hash, b""), str(request.remote))
+        limit = CLIENT_FRAME_BYTES_MAX
+        served = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=limit, compress=False)
+        await served.prepare(request)
+        self._sockets.add(served)
+        remote = address_text(request.get_extra_info("peername"))
+        channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), remote)
         try:
             await self._node.serve(channel, lambda: channel.text)
         finally:
-            self._sockets.discard(socket)
-            await socket.close()
-        return socket
+            self._sockets.discard(served)
+            await served.close()
+        return served
 
     async def close(self) -> None:
-        for socket in list(self._sockets):
-            await socket.close()
+        tasks = [t for t in (self._accepting, *self._waiting.values()) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+        for served in list(self._sockets):
+            await served.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -322,6 +322,34 @@ async def test_half_open_bound_retry_and_deadline(monkeypatch: pytest.MonkeyPatc
         assert endpoint.counters.half_open == 0
 
 
+async def test_each_protocol_has_its_own_bound() -> None:
+    inbox = Inbox()
+    async with listening(inbox, bounds={NODE: 1, CLIENT: 2}) as endpoint, Dialer() as dialer:
+
+        async def knock(alpn: str) -> QuicChannel:
+            channel = await dialer.dial(("127.0.0.1", endpoint.port), alpn)
+            await channel.send(b"x")
+            return channel
+
+        clients = [await knock(CLIENT) for _ in range(2)]
+        theirs = [await inbox.next() for _ in range(2)]
+        with pytest.raises(ChannelClosed, match="too many"):
+            await asyncio.wait_for((await knock(CLIENT)).recv(), WAIT_S)
+        await knock(NODE)  # clients that fill their bound do not lock nodes out
+        await inbox.next()
+        with pytest.raises(ChannelClosed, match="too many"):
+            await asyncio.wait_for((await knock(NODE)).recv(), WAIT_S)
+        assert endpoint.counters.refused == 2
+        await clients[0].close()
+        while theirs[0]._connection.closed is None:
+            await turns(1)
+        inbox.over.set()  # their hosts let go
+        while endpoint._accepts:
+            await turns(1)
+        await knock(CLIENT)
+        await inbox.next()
+
+
 # --- binding and connection ids ---------------------------------------------------------------------------
 
 

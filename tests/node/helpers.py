@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from federation.identity import NodeKey
-from federation.ports import Channel, ChannelClosed
+from federation.ports import Binding, Channel, ChannelClosed
 from node import api, coding
 from node.admin import call
 from node.config import Config, Federation, Link
@@ -160,6 +162,34 @@ class Client:
     async def send(self, to: str, body: bytes, key: str = "", **more: Any) -> api.Accepted:
         sent: api.Accepted = await self.ask(api.Send, key or f"k{next(self.ids)}", to, body, **more)
         return sent
+
+
+class Socket:
+    """The client's end of a WebSocket as a channel."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, text: bool) -> None:
+        self.socket, self.text = socket, text
+        self.binding = Binding("tcp", bytes(32), b"")
+        self.remote = "test"
+
+    async def send(self, *frames: bytes) -> None:
+        for frame in frames:
+            await (self.socket.send_str(frame.decode()) if self.text else self.socket.send_bytes(frame))
+
+    async def recv(self) -> Sequence[bytes]:
+        message = await self.socket.receive()
+        if message.type is aiohttp.WSMsgType.TEXT:
+            assert self.text
+            return [str(message.data).encode()]
+        if message.type is aiohttp.WSMsgType.BINARY:
+            assert not self.text
+            return [bytes(message.data)]
+        return []
+
+    def trust(self) -> None: ...
+
+    async def close(self, reason: str = "") -> None:
+        await self.socket.close()
 
 
 async def stranger(node: Node) -> Client:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,22 @@ from typing import Any
 import aiohttp
 import pytest
 
+from federation import wire
 from federation.dialer import Dialer
 from federation.identity import split_host_port
 from federation.ids import to_text
-from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX
-from node import api
+from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, ChannelClosed
+from federation.quic import QuicChannel
+from node import api, coding
 from node.api import ApiError
 from node.client import channels
 from node.client.errors import Unreachable
-from node.config import Limits
+from node.config import Limits, Tls
 from node.core.send import Send
-from node.node import Node
+from node.node import Node, origin
 from node.requests import HANDLERS
 from node.session import Session
-from tests.node.helpers import DEVICE_KEY, WAIT_S, Client, again, config, connect, listening, stranger
+from tests.node.helpers import DEVICE_KEY, WAIT_S, Client, Socket, again, config, connect, listening, stranger
 
 
 @pytest.fixture
@@ -306,15 +309,21 @@ async def test_a_connection_without_a_hello_ends_at_its_deadline(node: Node, mon
 
 
 @contextlib.asynccontextmanager
-async def door(folder: Path, sessions: int) -> AsyncIterator[tuple[Node, Callable[[], Awaitable[Client]]]]:
-    """A node with alice, and a way to knock at its UDP port."""
-    async with Node.open(listening(folder, limits=Limits(sessions=sessions))) as node, Dialer() as dialer:
+async def door(
+    folder: Path, sessions: int, **more: Any
+) -> AsyncIterator[tuple[Node, Callable[..., Awaitable[Client]]]]:
+    """A node with alice, and a way to knock at its UDP port, from any loopback address."""
+    dialers: dict[str, Dialer] = {}
+    settings = listening(folder, limits=Limits(sessions=sessions), **more)
+    async with Node.open(settings) as node, contextlib.AsyncExitStack() as stack:
         await node.create_user("alice", "pw")
-        assert node.config.listen is not None
-        where = split_host_port(node.config.listen)
+        where = split_host_port(settings.listen or "")
 
-        async def knock() -> Client:
-            return Client(await dialer.dial(where, api.ALPN, WAIT_S))
+        async def knock(source: str = "127.0.0.1") -> Client:
+            if source not in dialers:
+                dialers[source] = await stack.enter_async_context(Dialer())
+                dialers[source]._listen(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), (source, 0))
+            return Client(await dialers[source].dial(where, api.ALPN, WAIT_S))
 
         yield node, knock
 
@@ -336,14 +345,47 @@ async def test_connections_over_the_limit_are_turned_away(tmp_path: Path) -> Non
         with pytest.raises(Unreachable, match="too many clients"):
             await channels.connect(node.link, "quic")
         async with aiohttp.ClientSession(f"http://{node.config.listen}") as http:  # both doors count together
-            socket = await http.ws_connect("/v1/ws")
-            assert b"busy" in (await socket.receive_bytes())
+            for codec in (coding.JSON, coding.MSGPACK):
+                text = codec is coding.JSON
+                assert await refused(Client(Socket(await http.ws_connect("/v1/ws"), text), codec)) == "busy"
         await connect(node, "alice")  # from inside the process nobody is turned away
         await others[0].channel.close()
         while len(node.connections) > 2:
             await alice.ask(api.Ping)
         await (await knock()).hello()
         assert await alice.ask(api.Ping) == api.Done()
+
+
+async def test_a_stranger_has_the_small_windows_until_the_login(tmp_path: Path) -> None:
+    async with door(tmp_path, 100) as (node, knock):
+        stranger, alice = await (await knock()).hello(), await (await knock()).hello()
+        unread = 0
+        sending = asyncio.ensure_future(stranger.channel.send(bytes(8 * HELLO_BYTES_MAX)))
+        while unread < HELLO_BYTES_MAX - 8:
+            held = [s._channel for s in node.strangers if isinstance(s._channel, QuicChannel)]
+            unread = max(c._fed_bytes - c._credited_bytes for c in held)
+            await asyncio.sleep(0)
+        await alice.login("alice")
+        await alice.auth()
+        await alice.send("alice@a.test", bytes(api.BODY_BYTES_MAX))  # a frame that is longer than those windows
+        assert max(c._fed_bytes - c._credited_bytes for c in held) <= HELLO_BYTES_MAX
+        sending.cancel()
+
+
+async def test_a_stranger_who_takes_no_answers_is_ended(tmp_path: Path) -> None:
+    async with door(tmp_path, 100) as (node, knock):
+        mute = await (await knock()).hello()
+        (session,) = node.strangers
+        channel = session._channel
+        assert isinstance(channel, QuicChannel)
+        most = 0
+        while node.strangers:
+            with contextlib.suppress(ChannelClosed):
+                await mute.tell(api.GetDevices(1))
+            unacknowledged = channel._quic.backlog_bytes(channel.stream_id)
+            unread = channel._fed_bytes - channel._credited_bytes
+            most = max(most, unread + unacknowledged + sum(map(len, session._out)))
+        assert most <= 2 * HELLO_BYTES_MAX
 
 
 @pytest.mark.parametrize("way", ["quic", "websocket"])
@@ -360,12 +402,55 @@ async def test_the_sdk_tells_why_its_hello_was_refused(
             await channels.connect(node.link, way)
 
 
+async def test_who_is_refused_and_says_nothing_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.node.REFUSED_MAX", 2)
+    async with door(tmp_path, 1) as (node, knock), aiohttp.ClientSession(f"http://{node.config.listen}") as http:
+        await (await knock()).hello()
+        silent = [Client(Socket(await http.ws_connect("/v1/ws"), False)) for _ in range(2)]
+        assert await Client(Socket(await http.ws_connect("/v1/ws"), False)).ended() is None, "closed without a word"
+        for client in silent:
+            await client.channel.close()
+        while node.refused:
+            (await http.get("/health")).close()
+        monkeypatch.setattr("node.session.HELLO_DEADLINE_S", 0.05)
+        goodbye = await Client(Socket(await http.ws_connect("/v1/ws"), False)).ended()
+        assert goodbye is not None
+        assert goodbye.code == "busy"
+
+
+async def test_a_node_full_of_clients_still_takes_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.node.REFUSED_MAX", 0)
+    async with door(tmp_path, 2) as (node, knock), Dialer() as dialer:
+        for _ in range(2):
+            await (await knock()).hello()
+        with pytest.raises(ChannelClosed, match="too many connections"):
+            await (await knock()).hello()
+        assert node.config.listen is not None
+        link = await dialer.dial(split_host_port(node.config.listen), wire.ALPN)
+        await link.send(wire.encode(wire.Offer(wire.VERSION, wire.VERSION, bytes(wire.NONCE_BYTES))))
+        async with asyncio.timeout(WAIT_S):
+            assert isinstance(wire.decode((await link.recv())[0]), wire.Offer)
+
+
 async def test_strangers_cannot_take_every_place(tmp_path: Path) -> None:
     async with door(tmp_path, 100) as (_, knock):
         alice = await (await knock()).hello()
         await alice.login("alice")  # a login makes room for the next one, with or without `auth`
-        strangers = [await (await knock()).hello() for _ in range(25)]
+        strangers = [await (await knock(f"127.0.0.{1 + n // 6}")).hello() for n in range(25)]
+        assert await refused(await knock("127.0.0.9")) == "busy"
+        await strangers[0].login("alice")
+        await (await knock("127.0.0.9")).hello()
+        assert await refused(await knock("127.0.0.10")) == "busy"
+
+
+async def test_one_address_cannot_take_every_place_of_strangers(tmp_path: Path) -> None:
+    async with door(tmp_path, 100) as (node, knock), aiohttp.ClientSession(f"http://{node.config.listen}") as http:
+        strangers = [await (await knock()).hello() for _ in range(6)]
         assert await refused(await knock()) == "busy"
+        assert await refused(Client(Socket(await http.ws_connect("/v1/ws"), False))) == "busy", "both doors count"
+        await (await knock("127.0.0.2")).hello()
         await strangers[0].login("alice")
         await (await knock()).hello()
         assert await refused(await knock()) == "busy"
@@ -408,3 +493,30 @@ async def test_lights_do_not_pile_up_for_a_client_that_does_not_read(node: Node)
     assert len(session._out) + len(session._lights) < 10
     while not alice.lights or alice.lights[-1].since != 19_999:
         await alice.pump()
+
+
+async def test_behind_a_proxy_all_come_from_one_address(tmp_path: Path) -> None:
+    proxied = Tls(behind_proxy=True)
+    async with (
+        door(tmp_path, 100, tls=proxied) as (node, knock),
+        aiohttp.ClientSession(f"http://{node.config.listen}") as http,
+    ):
+        strangers = [await Client(Socket(await http.ws_connect("/v1/ws"), False)).hello() for _ in range(20)]
+        assert [await (await knock()).hello() for _ in range(4)], "at the UDP port they come themselves"
+        for stranger in strangers:
+            await stranger.channel.close()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1:7", "192.0.2.1:8", True),
+        ("192.0.2.1:7", "192.0.2.2:7", False),
+        ("[2001:db8::1]:7", "[2001:db8::2]:7", True),
+        ("[2001:db8::1]:7", "[2001:db8:0:1::1]:7", False),
+        ("[fe80::1%eth0]:7", "[fe80::2%eth0]:7", True),
+        ("nowhere", "192.0.2.2:7", False),
+    ],
+)
+def test_a_network_of_ipv6_counts_as_one_address(one: str, other: str, same: bool) -> None:
+    assert (origin(one) == origin(other)) == same

@@ -1,45 +1,18 @@
 """The WebSocket door, as a browser and a bot use it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from federation.ports import FRAME_BYTES_MAX, Binding
+from federation.identity import split_host_port
 from node import api, coding
 from node.api import ApiError
 from node.node import Node
-from tests.node.helpers import WAIT_S, Client, listening
-
-
-class Socket:
-    """The client's end as a channel."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, text: bool) -> None:
-        self.socket, self.text = socket, text
-        self.binding = Binding("tcp", bytes(32), b"")
-        self.remote = "test"
-
-    async def send(self, *frames: bytes) -> None:
-        for frame in frames:
-            await (self.socket.send_str(frame.decode()) if self.text else self.socket.send_bytes(frame))
-
-    async def recv(self) -> Sequence[bytes]:
-        message = await self.socket.receive()
-        if message.type is aiohttp.WSMsgType.TEXT:
-            assert self.text
-            return [str(message.data).encode()]
-        if message.type is aiohttp.WSMsgType.BINARY:
-            assert not self.text
-            return [bytes(message.data)]
-        return []
-
-    def trust(self) -> None: ...
-
-    async def close(self, reason: str = "") -> None:
-        await self.socket.close()
+from tests.node.helpers import WAIT_S, Client, Socket, listening
 
 
 @pytest.fixture
@@ -104,10 +77,20 @@ async def test_the_first_frame_must_be_hello(node: Node, http: aiohttp.ClientSes
     assert goodbye.code == "bad_version"
 
 
+@pytest.mark.parametrize("text", [True, False], ids=["json", "msgpack"])
+async def test_the_longest_message_is_within_the_limit(node: Node, http: aiohttp.ClientSession, text: bool) -> None:
+    alice = await dial(http, text)
+    await alice.login("alice")
+    await alice.auth()
+    await alice.send("alice@a.test", bytes(api.BODY_BYTES_MAX), "k" * 64)
+    await alice.channel.close()
+
+
 async def test_a_frame_over_the_limit_ends_the_connection(node: Node, http: aiohttp.ClientSession) -> None:
     client = await dial(http, True)
-    await client.channel.send(b" " * (FRAME_BYTES_MAX + 1))
-    await client.ended()
+    await client.channel.send(b" " * (api.CLIENT_FRAME_BYTES_MAX + 1))
+    assert await client.ended() is None
+    assert client.channel.socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG  # type: ignore[attr-defined]
     assert (await http.get("/health")).status == 200
 
 
@@ -149,21 +132,6 @@ async def test_a_node_that_stops_closes_its_sockets(tmp_path: Path) -> None:
         await client.ended()
 
 
-@pytest.mark.parametrize("head", [b"", b"GET /v1/ws HTTP/1.1\r\nHost: a\r\n"], ids=["nothing", "half a head"])
-async def test_a_connection_without_a_request_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes
-) -> None:
-    """However slowly its bytes come: it counts against no limit yet."""
-    monkeypatch.setattr("node.gateway.websocket.REQUEST_S", 0.2)
-    async with Node.open(listening(tmp_path)) as node:
-        host, port = node.config.listen_at or ("", 0)
-        reader, writer = await asyncio.open_connection(host, port)
-        writer.write(head)
-        async with asyncio.timeout(WAIT_S):
-            assert await reader.read() == b""
-        writer.close()
-
-
 @pytest.mark.parametrize("raw", [b"GET /v1/ws HTTP/1.1\r\n\r\n", b"\x00\xff" * 50, b"A" * 100_000])
 async def test_what_is_no_http_is_answered_and_not_in_the_log(
     node: Node, caplog: pytest.LogCaptureFixture, raw: bytes
@@ -175,3 +143,74 @@ async def test_what_is_no_http_is_answered_and_not_in_the_log(
         assert b"400 Bad Request" in await reader.readline()
     writer.close()
     assert caplog.text == ""
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+async def tcp(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[bytes], Awaitable[asyncio.StreamReader]]]:
+    """A way to open a connection to the port and say something; with TLS even the handshake is not finished."""
+    if request.param:
+        monkeypatch.setattr("node.gateway.websocket._loopback", lambda host: False)
+    writers: list[asyncio.StreamWriter] = []
+    async with Node.open(listening(tmp_path)) as node:
+
+        async def knock(said: bytes) -> asyncio.StreamReader:
+            assert node.config.listen is not None
+            reader, writer = await asyncio.open_connection(*split_host_port(node.config.listen))
+            writers.append(writer)
+            writer.write(said)
+            return reader
+
+        yield knock
+        for writer in writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    with suppress(ConnectionError):
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b""
+    return True
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /health HTTP/1.1\r\nHost: a.test\r\nX-Slow: "], ids=["nothing", "some"])
+async def test_a_connection_that_finishes_no_request_is_closed(
+    tcp: Callable[[bytes], Awaitable[asyncio.StreamReader]], monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr("node.gateway.websocket.HALF_OPEN_S", 0.1)
+    assert await ended(await tcp(said))
+
+
+async def test_connections_without_a_request_are_few_and_the_oldest_go_first(
+    tcp: Callable[[bytes], Awaitable[asyncio.StreamReader]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.gateway.websocket.HALF_OPEN_MAX", 3)
+    readers = [await tcp(b"") for _ in range(8)]
+    for reader in readers[:5]:
+        assert await ended(reader)
+    assert not any(reader.at_eof() for reader in readers[5:])
+
+
+async def test_slow_connections_keep_nobody_out(
+    node: Node, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.gateway.websocket.HALF_OPEN_MAX", 2)
+    clients = [await dial(http, False) for _ in range(4)]  # their requests are there: they are not counted
+    for _ in range(4):
+        _, writer = await asyncio.open_connection(*split_host_port(node.config.listen or ""))
+        assert (await http.get("/health")).status == 200
+        writer.close()
+    for client in clients:
+        assert await client.ask(api.Ping) == api.Done()
+        await client.channel.close()
+
+
+async def test_a_connection_takes_one_request(node: Node) -> None:
+    reader, writer = await asyncio.open_connection(*split_host_port(node.config.listen or ""))
+    writer.write(b"GET /health HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    async with asyncio.timeout(WAIT_S):
+        assert b"Connection: close" in await reader.read()
+    writer.close()
