@@ -1,5 +1,7 @@
 """Appending to our own log, and what every stored event does to mailboxes and queues here."""
 
+from collections.abc import Iterable
+
 from federation.event import Event, Header, Predecessor, body_hash, sign_event
 from federation.ids import Log, User, digest, to_text
 from node import api, coding
@@ -188,7 +190,7 @@ def conversation_fact(view: View, context: Context, standing: rows.Standing, rea
     fact(view, standing.local, b"c" + digest("fact", standing.conversation, marks)[:16], item)
 
 
-def pack(numbers: tuple[int, ...]) -> bytes:
+def pack(numbers: Iterable[int]) -> bytes:
     return b"".join(n.to_bytes(8, "big") for n in sorted(set(numbers)))
 
 
@@ -197,13 +199,14 @@ def unpack(raw: bytes) -> tuple[int, ...]:
 
 
 def merge(old: rows.Receipt | None, new: rows.Receipt) -> rows.Receipt:
-    """Watermarks merge by maximum (PROTOCOL.md 6.2); exceptions belong to whoever says the higher delivered."""
+    """Watermarks merge by maximum, and what one device opened no other makes missing again (PROTOCOL.md 6.2)."""
     if old is None:
         return new
-    ahead = new if new.delivered >= old.delivered else old
+    was, now = set(unpack(old.missing)), set(unpack(new.missing))
+    missing = {n for n in was | now if (n in was or n > old.delivered) and (n in now or n > new.delivered)}
     return rows.Receipt(
         old.log, old.node, old.local,
-        max(old.sent, new.sent), max(old.delivered, new.delivered), max(old.read, new.read), ahead.missing,
+        max(old.sent, new.sent), max(old.delivered, new.delivered), max(old.read, new.read), pack(missing),
         old.sent_ms if old.sent >= new.sent else new.sent_ms,
         old.delivered_ms if old.delivered >= new.delivered else new.delivered_ms,
         old.read_ms if old.read >= new.read else new.read_ms,

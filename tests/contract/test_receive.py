@@ -7,8 +7,9 @@ from federation.identity import Chain, NodeKey, check_chain, rotate
 from federation.ids import Log
 from federation.wire import LogAck, Segment
 from node.core import rows
+from node.core.log import unpack
 from node.core.people import AddDevice, ChangeAccount
-from node.core.progress import Acknowledge
+from node.core.progress import Acknowledge, Seen
 from node.core.receive import Receive
 from node.storage import reads
 from tests.contract.bench import NOW_MS, Bench, Far
@@ -162,3 +163,19 @@ async def test_two_events_under_one_number_are_kept_as_evidence(bench: Bench) ->
     assert ("evidence", far.node) in bench.hints
     stored = await bench.get(rows.StoredEvent, Log(one.conversation, one.origin, one.incarnation).key, 1)
     assert stored.body == b"1"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+async def test_what_one_device_opened_no_other_makes_missing_again(bench: Bench, order: tuple[int, ...]) -> None:
+    """Delivered means that any device opened it; what became of a message never goes back."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    segment = far.segment(bench.user("alice"), [b"1", b"2", b"3", b"4"])
+    await bench.do(Receive(far.node, segment))
+    log = Log(segment.conversation, far.node, far.incarnation)
+    told = (Seen(log, 2), Seen(log, 3, missing=(1, 3)), Seen(log, 4, missing=(2, 3)))
+    for n in order:
+        await bench.do(Acknowledge("alice", bytes([n]) * 16, 0, (told[n],)))
+    receipt = await bench.get(rows.Receipt, log.key, bench.context.node, "alice")
+    assert (receipt.delivered, unpack(receipt.missing)) == (4, (3,))
