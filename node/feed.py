@@ -36,6 +36,8 @@ class Feed:
         self._window: deque[tuple[int, Log | None, int]] = deque()  # pushed, not acknowledged
         self._window_bytes = 0
         self._full = False  # waits for an acknowledgement
+        self._owed: dict[Log, Seen] = {}  # acknowledged, and the store was not told
+        self._telling = False
 
     async def resume(self, cursor: api.Cursor, end: int) -> None:
         """Begin where the client says it is, but not past the mailbox's `end`: what comes there later was not seen.
@@ -106,12 +108,22 @@ class Feed:
             self._window_bytes = 0
         if upto > self.acked or seqs:
             self.acked = max(self.acked, upto)
-            seen = tuple(Seen(log, seq, missing=tuple(missing.get(log, ()))) for log, seq in seqs.items())
-            self._tell(Acknowledge(self._device.local, self._device.device, upto, seen))
+            for log, seq in seqs.items():
+                self._owe(Seen(log, seq, missing=tuple(missing.get(log, ()))))
+            if not self._telling:
+                self._tell()
         if self._full:
             self.wake.set()
 
-    def _tell(self, what: Acknowledge) -> None:
+    def _owe(self, seen: Seen) -> None:
+        before = self._owed.get(seen.log, Seen(seen.log))
+        upto = max(before.delivered, seen.delivered)
+        self._owed[seen.log] = Seen(seen.log, upto, missing=before.missing + seen.missing)
+
+    def _tell(self) -> None:
+        """One at a time: if the store refuses one, the device's cursor must not have passed it with the next."""
+        what = Acknowledge(self._device.local, self._device.device, self.acked, tuple(self._owed.values()))
+        self._owed, self._telling = {}, True
         # Later: it is told again after a crash, since the device comes back with its own cursor.
         self._node.store.submit(what, later=True).add_done_callback(partial(self._told, what))
 
@@ -119,8 +131,14 @@ class Feed:
         """An acknowledgement has no answer: what the store has no room for is told again from here, or the sender
         would never hear of it. A bug in it must not be silent."""
         error = None if future.cancelled() else future.exception()
-        if isinstance(error, ApiError):
-            if error.retry and not self.over:
-                asyncio.get_running_loop().call_later(TELL_AGAIN_S, self._tell, what)
-        elif error is not None and not isinstance(error, StoreFailed):
+        if isinstance(error, ApiError) and error.retry:
+            for seen in what.seen:
+                self._owe(seen)
+            if not self.over:
+                asyncio.get_running_loop().call_later(TELL_AGAIN_S, self._tell)
+            return
+        if error is not None and not isinstance(error, ApiError | StoreFailed):
             self._node.report(error)
+        self._telling = False
+        if self._owed or self.acked > what.position:
+            self._tell()
