@@ -157,7 +157,7 @@ async def _history(world: "World", client: "Client", found: list[str]) -> None:
     for to in {s.to: None for s in sayings(world) if s.accepted and client.address in (s.sender, s.to)}:
         others = {s.sender for s in sayings(world) if s.to == to == client.address} or {to}
         for other in sorted(others):
-            page: api.History = await client.ask(api.GetHistory, other)
+            page: api.History = await client.ask(api.GetHistory, other, None, api.PAGE_MAX)
             client.histories[other] = [m.event for m in page.messages]
             keys = [(m.order, from_text(m.origin, 32), from_text(m.log, 16), m.seq) for m in page.messages]
             if keys != sorted(keys):

@@ -136,6 +136,8 @@ class Client:
             if s.accepted is None and not s.refused and s.sent_on != self._connection:
                 frames.append(api.Send(self._number(s), s.key, s.to, s.body))
                 s.sent_on = self._connection
+            if self.world.plan.patient and s.accepted is None and not s.refused:
+                break
         if frames:
             await self._push(*frames)
 
@@ -153,6 +155,7 @@ class Client:
             waiting.set_result(frame)
         elif isinstance(waiting, Saying):
             self._said(waiting, frame)
+            await self._pump()
         elif isinstance(frame, api.Error):
             raise ChannelClosed(frame.message)
         elif waiting == "login":
@@ -192,7 +195,7 @@ class Client:
             self.world.received(self, item)
             self.stored[item.position] = item
             self.position = max(self.position, item.position)
-        if self.calm or self._chance.random() < 0.7:
+        if self.calm or self._chance.random() >= self.world.plan.dawdle:
             await self._push(api.Ack(self.position))
         else:
             asyncio.get_running_loop().call_later(self._chance.uniform(0.1, 5), self._ack_later, self._connection)

@@ -1,6 +1,7 @@
 """One simulated machine: a database file that stays, and node lives that come and go on it."""
 
 import asyncio
+from contextlib import suppress
 from contextvars import Context, copy_context
 from pathlib import Path
 from random import Random
@@ -8,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from federation.ports import Channel, ChannelClosed
 from node import keys
+from node.api import ApiError
 from node.config import Config, Link
 from node.core.peers import ChangePeer
 from node.node import Node
 from node.storage.migrate import migrate
 from node.storage.runner import InlineRunner
+from node.storage.writer import StoreFailed
 from tests.sim.loop import OWNER, SimSystem
 
 if TYPE_CHECKING:
@@ -67,6 +70,9 @@ class Life:
         await self.node.start(self.world.net.dialler(self.host, self))
         self._watch("receive", "received")
         self._watch("acked", "acknowledged")
+        plan = self.world.plan  # smaller than a configuration may say
+        self.node.service._settings = self.node.service._settings._replace(window_bytes=plan.window_bytes)
+        self.node.store._context.mailbox_items_max = plan.mailbox
         self.node.own(self.node.service.run(), "federation")
         self.up = True
 
@@ -88,6 +94,9 @@ class Life:
         """The runner calls this around every transaction."""
         if self.dead:
             raise asyncio.CancelledError
+        full = self.up and point == "before commit" and self.world.loop.time() < self.host.full_until
+        if full and self.host.chance.random() < 0.7:  # small things still find a place now and then
+            raise OSError("database or disk is full")
         if point != "read":
             await asyncio.sleep(self.host.chance.random() * self.world.plan.disk_s)
         elif self.host.chance.random() < 0.1:
@@ -139,10 +148,11 @@ class Host:
         (self.folder / "roost.db").write_bytes(template(world.folder))
         self.keys = keys.create(self.folder, chance.randbytes)
         self.system = SimSystem(world.loop, chance, world.plan.skew_ms[name])
-        self.link = Link(backoff_cap_ms=world.plan.cap_ms, window_events=world.plan.window_events)
+        plan = world.plan
+        self.link = Link(backoff_cap_ms=plan.cap_ms, window_events=plan.window_events, ping_ms=plan.ping_ms)
         self.doors: list[Any] = []
         self.life: Life | None = None
-        self.downtime = 0.0
+        self.downtime = self.full_until = 0.0
         self.lives = 0
 
     async def run(self) -> None:
@@ -176,6 +186,11 @@ class Host:
         for user in users:
             await self.life.node.create_user(user, "secret")
         for peer in peers:
-            await self.life.node.store.submit(
-                ChangePeer(peer.keys.identity.node, "accepted", peer.name, (peer.address,))
-            )
+            await self.decide(peer, "accepted")
+
+    async def decide(self, peer: "Host", state: str) -> None:
+        """The administrator does, if the node is there to be told and has room to write it down."""
+        if self.life is not None and self.life.up:
+            change = ChangePeer(peer.keys.identity.node, state, peer.name, (peer.address,))
+            with suppress(ApiError, StoreFailed):
+                await self.life.node.store.submit(change)

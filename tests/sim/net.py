@@ -26,6 +26,7 @@ class SimChannel(MemoryChannel):
         self._net, self.life, self.names = net, life, names
         self.remote = names[1]
         self.dropped = False
+        self._flying = 0  # bytes that did not arrive
         self._free_at = 0.0  # frames do not overtake each other
 
     async def send(self, *frames: bytes) -> None:
@@ -34,8 +35,14 @@ class SimChannel(MemoryChannel):
             raise ChannelClosed(self._in.broken)
         for frame in frames:
             self._net.world.note_frame(self.names, "drops" if self.dropped else "sends", frame)
+        self._flying += sum(map(len, frames))
         if not self.dropped:
             self._later(self._deliver, frames)
+        while self._flying + self._out.bytes > self._net.world.plan.backlog:
+            await self._out.changed.wait()
+            self._check(self._out)
+            if self._in.broken:
+                raise ChannelClosed(self._in.broken)
 
     def _later(self, call: Any, *args: Any) -> None:
         loop = asyncio.get_running_loop()
@@ -48,6 +55,7 @@ class SimChannel(MemoryChannel):
             return
         for frame in frames:
             self._net.world.note_frame(self.names, "brings", frame)
+            self._flying -= len(frame)
         self._out.frames.extend(frames)
         self._out.bytes += sum(map(len, frames))
         self._out.wake()
@@ -55,6 +63,7 @@ class SimChannel(MemoryChannel):
     async def close(self, reason: str = "") -> None:
         self._in.broken = self._in.broken or reason or "closed here"
         self._in.wake()
+        self._out.wake()
         if not self.dropped and not self._out.broken:
             self._later(self._end)
 

@@ -5,7 +5,10 @@ from random import Random
 from typing import NamedTuple
 
 POINTS = ("before commit", "after commit", "received", "acknowledged")
-KINDS = ("crash at",) * 3 + ("crash", "stop", "cut", "half-open", "partition", "blackhole", "client")
+KINDS = ("crash at",) * 3 + (
+    *("crash", "stop", "cut", "half-open", "partition", "blackhole", "client", "block", "full"),
+)
+BURST = 300  # messages at once: more than any window
 NAMES = ("ash.sim", "birch.sim", "cedar.sim")
 
 
@@ -40,7 +43,13 @@ class Plan:
     disk_s: float
     forget_answer: float
     forget_feed: float
+    dawdle: float  # how often a device acknowledges only after a while
     window_events: int
+    window_bytes: int
+    ping_ms: int
+    backlog: int  # bytes that a channel takes ahead of its reader
+    mailbox: int  # messages that it holds
+    patient: bool  # a device waits for an answer before it says more: what was refused for now is not overtaken
 
 
 def draw(chance: Random) -> Plan:
@@ -50,16 +59,25 @@ def draw(chance: Random) -> Plan:
     for host in hosts:
         for user in ("ann", "bob")[: chance.choice((1, 1, 1, 2))]:
             users.append((user, host, 1))
-    if chance.random() < 0.3:
-        users.append((*users[chance.randrange(len(users))][:2], 2))
+    for number in range(2, 2 + chance.choice((0, 0, 1, 2))):  # devices that read the same mailbox
+        users.append((*users[chance.randrange(len(hosts))][:2], number))
     seconds = chance.uniform(10, 50)
     skew = {host: chance.randint(-3000, 3000) for host in hosts}
     if chance.random() < 0.1:
         skew[hosts[0]] = chance.choice((-1, 1)) * 400_000
+    writes, faults = _writes(chance, users, seconds), _faults(chance, hosts, seconds)
+    mailbox = chance.choice((3, 500_000, 500_000, 500_000))
+    patient = mailbox < BURST or any(fault.kind == "full" for fault in faults)
+    window, window_bytes = chance.choice((1, 3, 256)), chance.choice((1_000, 4 << 20))
+    ping, backlog = chance.choice((1_000, 10_000)), chance.choice((2_000, 256 << 10))
+    if not patient and chance.random() < 0.2:
+        writes = tuple(sorted((*writes, *_burst(chance, users, seconds))))
+        window, window_bytes, ping, backlog = 32, 4 << 20, 1_000, 2_000  # both directions are full when a ping comes
     return Plan(
-        hosts, tuple(users), _writes(chance, users, seconds), _faults(chance, hosts, seconds), seconds, skew,
+        hosts, tuple(users), writes, faults, seconds, skew,
         chance.choice((2_000, 20_000, 60_000)), chance.choice((0.0005, 0.01, 0.2)),
-        chance.choice((0, 0.1)), chance.choice((0, 0.1)), chance.choice((1, 3, 256)),
+        chance.choice((0, 0.1)), chance.choice((0, 0.1)), chance.choice((0.3, 0.9)),
+        window, window_bytes, ping, backlog, mailbox, patient,
     )  # fmt: skip
 
 
@@ -78,6 +96,18 @@ def _writes(chance: Random, users: list[tuple[str, str, int]], seconds: float) -
         at = chance.choice(moments) + chance.choice((0, 0.01, 0.5)) * chance.random()
         writes.append(Writes(at, client, to, f"m{number}"))
     return tuple(sorted(writes))
+
+
+def _burst(chance: Random, users: list[tuple[str, str, int]], seconds: float) -> list[Writes]:
+    """Two of different nodes say very much to each other at once."""
+    here = chance.randrange(len(users))
+    there = chance.choice([n for n, user in enumerate(users) if user[1] != users[here][1]])
+    at = chance.uniform(0, seconds)
+    return [
+        Writes(at, one, f"{users[other][0]}@{users[other][1]}", f"b{one}.{n}")
+        for one, other in ((here, there), (there, here))
+        for n in range(BURST)
+    ]
 
 
 def _faults(chance: Random, hosts: tuple[str, ...], seconds: float) -> tuple[Fault, ...]:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -98,6 +99,14 @@ class World:
         elif kind in ("partition", "blackhole"):
             self.net.part(fault.host, fault.other, silent=kind == "blackhole")
             self.loop.call_later(fault.seconds, self.net.heal)
+        elif kind == "block":
+            self.note(fault.host, f"blocks {fault.other}")
+            other = self.hosts[fault.other]
+            self.tasks.append(asyncio.ensure_future(host.decide(other, "blocked")))
+            self.loop.call_later(fault.seconds, self._accept, host, other)
+        elif kind == "full":
+            self.note(fault.host, "has a full disk")
+            host.full_until = self.loop.time() + fault.seconds
         elif kind == "client":
             for client in self.clients:
                 if client.host is host:
@@ -111,12 +120,16 @@ class World:
             else:
                 self.tasks.append(asyncio.ensure_future(life.stop()))
 
+    def _accept(self, host: Host, other: Host) -> None:
+        self.tasks.append(asyncio.ensure_future(host.decide(other, "accepted")))
+
     async def _heal(self) -> None:
         """No more faults; every client comes back and says what it has."""
         self.note("the world", "heals")
         self.healed = True
         self.net.heal()
         for host in self.hosts.values():
+            host.full_until = 0.0
             if host.life is not None:
                 host.life.armed = None
         for client in self.clients:
@@ -125,6 +138,13 @@ class World:
         until = self.loop.time() + QUIET_S_MAX
         quiet = 0
         while quiet < 3:  # a commit or a frame may be on its way while all queues look empty
+            for a, b in permutations(self.hosts.values(), 2):
+                if (
+                    a.life is not None
+                    and a.life.up
+                    and a.life.node.directory.peers[b.keys.identity.node].state == "blocked"
+                ):
+                    await a.decide(b, "accepted")
             reason = checker.unfinished(self)
             quiet = 0 if reason else quiet + 1
             if self.loop.time() > until:
