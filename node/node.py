@@ -9,12 +9,12 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import NodeLink
-from federation.ids import INCARNATION_BYTES, User, direct_conversation, to_text
+from federation.ids import CONVERSATION_ID_BYTES, INCARNATION_BYTES, User, direct_conversation, to_text
 from federation.link import Settings, Us
 from federation.memory import pair
 from federation.ports import Channel
@@ -25,7 +25,7 @@ from node.config import Config
 from node.core import rows
 from node.core.context import Context
 from node.core.people import AddAccount
-from node.core.progress import CloseNotices
+from node.core.progress import CloseNotices, Consent
 from node.core.view import Hint
 from node.datadir import lock, open_keys, private
 from node.directory import Directory, conversation_id
@@ -236,6 +236,8 @@ class Node:
                 self.own(self.peers_changed(), "peers")
             elif kind == "met":  # whatever anybody's hello says, no other peer is called sooner for it
                 self.own(self._load_peers(), "peers")
+            elif kind == "opened" and isinstance(key, bytes):
+                self.own(self._release(key[:CONVERSATION_ID_BYTES], key[CONVERSATION_ID_BYTES:].decode()), "receipts")
             elif kind == "account":
                 self._end_sessions(str(key), None, "the account is disabled")
             elif kind == "device":
@@ -245,6 +247,12 @@ class Node:
 
     async def _load_peers(self) -> None:
         self.directory.load(await self.store.read(reads.all_peers))
+
+    async def _release(self, conversation: bytes, local: str) -> None:
+        """Receipts that a request held back. Lost in a crash, the next ones of the same logs say it too."""
+        logs = await self.store.read(reads.logs_of, conversation)
+        with suppress(ApiError, StoreFailed):
+            await self.store.submit(Consent(local, conversation, True, tuple(log.log for log in logs), opened=True))
 
     async def peers_changed(self) -> None:
         await self._load_peers()

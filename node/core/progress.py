@@ -233,6 +233,7 @@ class Consent:
     conversation: bytes
     accept: bool
     logs: tuple[bytes, ...]  # keys of the conversation's logs, as read just before
+    opened: bool = False  # they answered, which accepts it: only the receipts are left
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Account, (self.local,)
@@ -248,10 +249,11 @@ class Consent:
         if standing is None:
             raise ApiError("not_found", "no such request")
         state = "open" if self.accept else "declined"
-        if standing.state != state:
-            standing = standing._replace(state=state)
-            view.put(standing)
-            log.conversation_fact(view, context, standing)
+        if (standing.state != state) != self.opened:
+            if not self.opened:
+                standing = standing._replace(state=state)
+                view.put(standing)
+                log.conversation_fact(view, context, standing)
             for key in self.logs if self.accept else ():
                 head, receipt = view.get(rows.LogHead, key), view.get(rows.Receipt, key, context.node, self.local)
                 if head is not None and receipt is not None:

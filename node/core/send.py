@@ -113,6 +113,8 @@ def _open(view: View, context: Context, conversation: bytes, me: User, other: Us
     stamp = context.last_stamp
     mine = view.get(rows.Standing, conversation, me.local)
     if mine is None or mine.state != "open":
+        if mine is not None:
+            view.hint("opened", conversation + me.local.encode())
         mine = rows.Standing(conversation, me.local, "open", stamp)
         view.put(mine)
         log.conversation_fact(view, context, mine)

@@ -26,7 +26,8 @@ class Missing(Exception):
 
 
 class Hint(NamedTuple):
-    """What moved, told after commit: carries no data (`mailbox` alice, `peer` id, `device` id, `peers`, `account`)."""
+    """What moved, told after commit: carries no data (`mailbox` alice, `peer` id, `device` id, `peers`, `account`,
+    `opened` conversation and user)."""
 
     kind: str
     key: str | bytes = ""

@@ -230,3 +230,16 @@ async def test_an_added_peer_is_known_at_once(tmp_path: Path) -> None:
             await call(a.config, "peer.remove", {"node": f"n{n}.test"})
             with pytest.raises(ApiError, match=f"n{n}.test"):
                 await alice.send(f"bob@n{n}.test", b"y")
+
+
+async def test_whoever_answers_a_request_accepts_it_and_its_receipts_go_out(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await befriend(a, b)
+        alice, bob = await connect(a, "alice"), await connect(b, "bob")
+        await bob.ask(api.SetProfile, requests="everyone")
+        asked = await alice.send("bob@b.test", b"may I?")
+        await bob.message(b"may I?")
+        await bob.ask(api.Ping)
+        await bob.send("alice@a.test", b"you may")
+        await alice.message(b"you may")
+        await alice.state(asked.event, "delivered")
