@@ -5,6 +5,7 @@ peer has put together.
 """
 
 import re
+from ipaddress import ip_address
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -211,3 +212,12 @@ def split_host_port(text: str) -> tuple[str, int]:
     if match is None or int(match["port"]) > 65535:
         raise AddressError(f"{text[:80]!r} is not HOST:PORT, for example 192.0.2.7:7701")
     return match["host"] or match["v6"], int(match["port"])
+
+
+def origin(remote: str) -> bytes:
+    """Who counts as one stranger's address: an IPv4 address, or all of one IPv6 network, as one host may have it."""
+    host = remote.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).packed[:8]
+    except ValueError:
+        return host.encode()

@@ -9,6 +9,8 @@ from federation.endpoint import CONNECTIONS_MAX, Endpoint, TlsIdentity
 from federation.identity import split_host_port
 from federation.ports import Channel
 from federation.quic import QuicChannel
+from federation.reach import Reach
+from federation.websocket import dial_link
 from node import api
 from node.admin import AdminSocket
 from node.errors import BusyPort, CannotListen
@@ -48,8 +50,10 @@ async def open_doors(node: "Node") -> None:
     async def dial(address: str, timeout: float) -> Channel:
         return await endpoint.dial(split_host_port(address), wire.ALPN, timeout)
 
+    reach = Reach(dial, dial_link)
+
     admin = AdminSocket(node)
     await admin.open()
     node.on_close(admin.close)
-    node.service.use(dial)
+    node.service.use(reach.dial)
     node.own(node.service.run(), "federation")
