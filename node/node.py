@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager, suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from federation.identity import NodeLink
 from federation.ids import CONVERSATION_ID_BYTES, INCARNATION_BYTES, User, direct_conversation, to_text
@@ -62,6 +63,7 @@ class Node:
         self.connections: set[Session] = set()  # all that came through a door
         self.strangers: dict[Session, bytes] = {}  # those of them that did not log in, and where they are
         self.refused: set[Session] = set()  # those over the limits, while they are told
+        self.turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of users who look something up
         self.lights: dict[str, tuple[str, int]] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.authenticate: Authenticate | None = None

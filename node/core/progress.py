@@ -195,7 +195,8 @@ class PeerAcked:
         )
         for member in there:
             for verdict in refused:
-                fail(view, context, key, verdict.seq, member, verdict.code, verdict.reason)
+                code = verdict.code if verdict.code in wire.REFUSALS else "refused"  # not one that means more here
+                fail(view, context, key, verdict.seq, member, code, verdict.reason)
             self._sent(view, context, head, member, acked)
         return acked
 
