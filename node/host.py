@@ -1,4 +1,4 @@
-"""The node as federation sees it: looks things up, and submits what arrived (`federation.service.Host`)."""
+"""The node as federation sees it: looks things up, and submits what arrived (`federation.running.Host`)."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from federation.identity import Identity, encode_chain, split_host_port
 from federation.ids import Log
 from federation.link import Standing
 from federation.ports import ChannelClosed
-from federation.service import Found, Known, Look
+from federation.running import Found, Known, Look
 from node.api import ApiError
 from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked

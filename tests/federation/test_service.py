@@ -13,7 +13,8 @@ from federation.identity import Identity, NodeKey, check_chain, new_chain
 from federation.ids import Log
 from federation.link import Link, Met, Output, Send, Settings, Standing, Us
 from federation.ports import Channel, ChannelClosed
-from federation.service import Found, Known, Look, Service
+from federation.running import Found, Known, Look
+from federation.service import Service
 
 CAP_MS = 60_000
 CHANCE = 0.5
@@ -502,7 +503,7 @@ async def test_stop_says_goodbye_and_leaves_nothing_behind() -> None:
 async def test_a_peer_that_ignores_its_window_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, bound: str, most: int
 ) -> None:
-    monkeypatch.setattr(f"federation.service.{bound}", most)
+    monkeypatch.setattr(f"federation.running.{bound}", most)
     net = Net()
     a, b = net.node(us(1)), net.node(us(2))
     a.knows(b)
