@@ -159,7 +159,15 @@ async def _hello(node: Node, seed: int, remote: str, *addresses: str) -> bytes:
     return check_chain(chain).node
 
 
-EVERYTHING = ("8.8.8.8:1", "10.0.0.1:2", "127.0.0.1:3", "169.254.169.254:4", "[::1]:5", "lan.test:6", "[fe80::1]:7")
+EVERYTHING = (
+    "8.8.8.8:1",
+    "10.0.0.1:2",
+    "127.0.0.1:7701",
+    "169.254.169.254:4",
+    "[::1]:7701",
+    "lan.test:6",
+    "[fe80::1]:7",
+)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +175,7 @@ EVERYTHING = ("8.8.8.8:1", "10.0.0.1:2", "127.0.0.1:3", "169.254.169.254:4", "[:
     [
         ("8.8.4.4:9", "8.8.8.8:1 lan.test:6"),
         ("192.168.7.7:9", "8.8.8.8:1 10.0.0.1:2 lan.test:6"),
-        ("127.0.0.1:9", "8.8.8.8:1 10.0.0.1:2 127.0.0.1:3 [::1]:5 lan.test:6"),
+        ("127.0.0.1:7701", "8.8.8.8:1 10.0.0.1:2 127.0.0.1:7701 [::1]:7701 lan.test:6"),
     ],
 )
 async def test_b19_what_a_hello_leaves_in_the_store(tmp_path: Path, remote: str, kept: str) -> None:
