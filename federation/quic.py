@@ -17,6 +17,7 @@ from aioquic.quic.packet import QuicErrorCode
 
 from federation.credit import NodeQuic
 from federation.framing import Cutter, framed
+from federation.identity import address_text
 from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, Binding, ChannelClosed
 
 BACKLOG_BYTES_MAX = 256 << 10  # written but not acknowledged; above it `send` waits
@@ -334,11 +335,3 @@ class QuicChannel:
     def _check_open(self) -> None:
         if self._failed is not None or self._closing:
             raise ChannelClosed(self._failed or "closed by this side")
-
-
-def address_text(addr: NetworkAddress | None) -> str:
-    """`192.0.2.7:7701`, `[2001:db8::1]:7701`; for people."""
-    if addr is None:
-        return "nowhere"
-    host = str(addr[0]).removeprefix("::ffff:")
-    return f"[{host}]:{addr[1]}" if ":" in host else f"{host}:{addr[1]}"

@@ -1,70 +1,66 @@
-"""Calling an address: QUIC first, and its TCP port where UDP does not get through (PROTOCOL.md 5.10)."""
+"""Which addresses somebody else's word may make us call (PROTOCOL.md 3.7).
 
-import asyncio
-from collections.abc import Awaitable, Callable
+An address that an administrator gave is called as it is. A hint of a hello, or what its name resolves to, is called
+only where the node that gave it is itself: on the open network, on a private one, or on this machine.
+"""
 
-from federation.ports import Channel, ChannelClosed
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Literal
 
-HEAD_START_S = 2.0  # what QUIC has before TCP is tried too
-GRACE_S = 0.5  # what QUIC has beyond TCP where both began at once: over TCP a link costs more
-REMEMBERED_MAX = 1024  # addresses that last answered over TCP only
+Reach = Literal["public", "private", "loopback"]
+WIDTH: tuple[Reach, ...] = ("public", "private", "loopback")  # each includes those before it
 
-Quic = Callable[[str, float], Awaitable[Channel]]
-Tcp = Callable[[str, float, str], Awaitable[Channel]]
-
-
-class Reach:
-    """Remembers which addresses answered over TCP only, and calls those both ways at once."""
-
-    def __init__(self, quic: Quic, tcp: Tcp) -> None:
-        """`quic(address, timeout)` and `tcp(address, timeout, why)` raise `ChannelClosed` or `OSError`."""
-        self._quic, self._tcp = quic, tcp
-        self._by_tcp: dict[str, None] = {}  # a set in order
-
-    async def dial(self, address: str, timeout: float) -> Channel:
-        """A channel, with `timeout` seconds for each way; else `ChannelClosed` says what became of both."""
-        known = address in self._by_tcp
-        quic = asyncio.ensure_future(self._quic(address, timeout))
-        tries, chosen = [quic], None
-        try:
-            if not known:
-                await asyncio.wait(tries, timeout=HEAD_START_S)
-            if not _open(quic):
-                why = "the last call had no answer over QUIC" if known else f"no answer over QUIC in {HEAD_START_S:g} s"
-                tcp = asyncio.ensure_future(
-                    self._tcp(address, timeout, f"QUIC: {_error(quic)}" if quic.done() else why)
-                )
-                tries.append(tcp)
-                while not any(map(_open, tries)) and (waiting := [t for t in tries if not t.done()]):
-                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if known and not quic.done():
-                    await asyncio.wait([quic], timeout=GRACE_S)
-            chosen = next(filter(_open, tries), None)
-        finally:
-            rest = [t for t in tries if t is not chosen]
-            for attempt in rest:
-                attempt.cancel()
-            for late in await asyncio.gather(*rest, return_exceptions=True):
-                if not isinstance(late, BaseException):
-                    await late.close("not needed")
-        if chosen is None:
-            raise ChannelClosed("; ".join(f"{way}: {_error(t)}" for way, t in zip(("QUIC", "TCP"), tries, strict=True)))
-        self._by_tcp.pop(address, None)
-        if chosen is not quic:
-            self._by_tcp[address] = None
-            if len(self._by_tcp) > REMEMBERED_MAX:
-                del self._by_tcp[next(iter(self._by_tcp))]
-        return chosen.result()
+_PRIVATE = tuple(
+    ip_network(text)
+    for text in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),  # RFC 1918
+        *("100.64.0.0/10", "198.18.0.0/15", "fc00::/7", "fec0::/10"),  # RFC 6598, 2544, 4193, 3879
+    )
+)
+_NEVER = tuple(
+    ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "192.88.99.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        *("fe80::/10", "ff00::/8"),
+        # An IPv4 address in an IPv6 one (RFC 6052, 8215, 3056, 4380): a gateway may take it to a place that is not
+        # public, and nobody has to write one. `::ffff:0:0/96`, which the system makes itself, is opened instead.
+        *("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"),
+    )
+)
 
 
-def _open(attempt: "asyncio.Future[Channel]") -> bool:
-    return attempt.done() and not attempt.cancelled() and attempt.exception() is None
+def reach_of(text: str) -> Reach | None:
+    """Where an IP address is; none where nobody's hint leads: link-local, multicast, broadcast, unspecified.
+
+    ValueError for what is no IP address.
+    """
+    address: IPv4Address | IPv6Address = ip_address(text)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_loopback:
+        return "loopback"
+    if any(address in network for network in _NEVER):
+        return None
+    return "private" if any(address in network for network in _PRIVATE) else "public"
 
 
-def _error(attempt: "asyncio.Future[Channel]") -> str:
-    """Why an attempt failed, for people; anything but a refusal is a bug and goes on."""
+def may_call(text: str, widest: Reach) -> bool:
+    """Whether an IP address is within `widest`."""
     try:
-        attempt.result()
-    except (ChannelClosed, OSError) as error:
-        return str(error) or type(error).__name__
-    return ""
+        found = reach_of(text)
+    except ValueError:
+        return False
+    return found is not None and WIDTH.index(found) <= WIDTH.index(widest)
+
+
+def reach_from(remote: str) -> Reach:
+    """How far hints may lead that came over a channel from `remote`, as `Channel.remote` says it.
+
+    Who is not where we can see, as behind a proxy, is on the open network.
+    """
+    if remote == "memory":
+        return "loopback"  # inside this process
+    try:
+        return reach_of(remote.rpartition(":")[0].strip("[]")) or "public"
+    except ValueError:
+        return "public"

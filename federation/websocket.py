@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import ipaddress
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -12,8 +13,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from federation.framing import Cutter, framed
-from federation.identity import split_host_port
+from federation.identity import address_text, split_host_port
 from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, Binding, ChannelClosed
+from federation.reach import Reach, may_call
 
 LINK_PATH = "/v1/node"
 MESSAGE_BYTES_MAX = 64 << 10  # of one binary message of a link
@@ -43,29 +45,40 @@ class Dialled(NamedTuple):
     release: Callable[[], Awaitable[None]]
 
 
-async def dial(host: str, port: int, path: str, timeout: float, message_bytes_max: int) -> Dialled:
+async def dial(
+    host: str, port: int, path: str, timeout: float, message_bytes_max: int, widest: Reach | None = None
+) -> Dialled:
     """Connect within `timeout` seconds, over TLS, or else in the clear where the host is this machine itself.
 
     `ChannelClosed` says why not. Certificates are not judged: the hello proves identity. A node that listens on this
-    machine alone speaks no TLS, one that listens everywhere does, and its address does not tell which.
+    machine alone speaks no TLS, one that listens everywhere does, and its address does not tell which. With `widest`
+    only addresses within that reach are called.
     """
     remote = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_refuse_redirect)
-    session = aiohttp.ClientSession(trace_configs=[trace])
+
+    def made(where: aiohttp.AddrInfoType) -> socket.socket:
+        """Checked here, what is checked is what is called."""
+        if widest is not None and not may_call(str(where[4][0]), widest):
+            raise OSError("a hint of a hello may not lead there")
+        return socket.socket(*where[:3])
+
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=made), trace_configs=[trace])
     closing = aiohttp.ClientWSTimeout(ws_close=CLOSE_S)
     reason: object = ""
     try:
         async with asyncio.timeout(timeout):
             for scheme in ("wss", "ws") if is_loopback(host) else ("wss",):
                 try:
-                    socket = await session.ws_connect(
+                    opened = await session.ws_connect(
                         f"{scheme}://{remote}{path}", ssl=context, timeout=closing, max_msg_size=message_bytes_max + 1
                     )
-                    key_hash = _key_hash(socket.get_extra_info("ssl_object")) if scheme == "wss" else PLAIN
-                    return Dialled(socket, remote, Binding("tcp", key_hash, b""), session.close)
+                    key_hash = _key_hash(opened.get_extra_info("ssl_object")) if scheme == "wss" else PLAIN
+                    remote = address_text(opened.get_extra_info("peername"))
+                    return Dialled(opened, remote, Binding("tcp", key_hash, b""), session.close)
                 except (aiohttp.ClientError, OSError, ValueError) as error:
                     reason = getattr(error, "os_error", error)  # a connector's own text prints objects
                     if isinstance(error, aiohttp.WSServerHandshakeError):
@@ -80,10 +93,10 @@ async def dial(host: str, port: int, path: str, timeout: float, message_bytes_ma
     raise ChannelClosed(f"no WebSocket at {remote}: {reason or 'no answer'}")
 
 
-async def dial_link(address: str, timeout: float, why: str) -> "LinkChannel":
-    """A channel to the node at HOST:PORT within `timeout` seconds, or `ChannelClosed`; `why`: why not over QUIC."""
+async def dial_link(address: str, timeout: float, why: str, widest: Reach | None = None) -> "LinkChannel":
+    """A channel to the node at HOST:PORT as by `dial`; `why`: for people, why not over QUIC."""
     host, port = split_host_port(address)
-    found = await dial(host, port, LINK_PATH, timeout, MESSAGE_BYTES_MAX)
+    found = await dial(host, port, LINK_PATH, timeout, MESSAGE_BYTES_MAX, widest)
     return LinkChannel(found.socket, found.remote, found.binding, why, found.release)
 
 

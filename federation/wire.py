@@ -83,6 +83,13 @@ class Events(Frame, tag="events", frozen=True):
     segments: Annotated[tuple[Segment, ...], msgspec.Meta(min_length=1, max_length=SEGMENTS_MAX)]
 
 
+# What `refused` may say why (PROTOCOL.md 5.4). Any other code means the verdict alone.
+REFUSALS = frozenset(
+    {"unknown_user", "declined", "unknown_kind", "bad_event", "bad_body", "bad_notices", "bad_signature", "clock"}
+    | {"not_member", "equivocation"}
+)
+
+
 class Verdict(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What became of one event that was not simply stored (PROTOCOL.md 5.4).
 

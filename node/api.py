@@ -54,6 +54,7 @@ Name = Annotated[str, msgspec.Meta(max_length=64)]
 Target = Annotated[str, msgspec.Meta(max_length=320)]  # an address or a conversation id
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+Millis = Annotated[int, msgspec.Meta(ge=0, le=(1 << 47) - 1)]  # of a signed stamp: all that its 63 bits can say
 Order = Annotated[str, msgspec.Meta(pattern="^[0-7][0-9a-f]{15}$", max_length=16)]  # 63 bits; sorts as text
 Password = Annotated[str, msgspec.Meta(max_length=PASSWORD_CHARS_MAX)]
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -252,7 +253,7 @@ class Accepted(Result, tag="accepted", frozen=True):
     origin: Id
     log: Id
     seq: Count
-    stamp: Count
+    stamp: Millis
 
 
 class Message(msgspec.Struct, frozen=True, tag="message", tag_field="t", omit_defaults=True):
@@ -265,7 +266,7 @@ class Message(msgspec.Struct, frozen=True, tag="message", tag_field="t", omit_de
     seq: Count
     sender: str
     device: Id
-    stamp: Count  # ms; display and order use (stamp, order)
+    stamp: Millis  # ms; display and order use (stamp, order)
     order: Order  # the whole signed stamp
     kind: str
     format: str
@@ -432,6 +433,9 @@ def order(stamp: int) -> str:
     return f"{stamp:016x}"
 
 
-def login_bytes(nonce: bytes, user: str) -> bytes:
-    """What a device's signing key signs at login, under the domain `device-login` (PROTOCOL.md 7.3)."""
-    return nonce + user.encode()
+def login_bytes(node: bytes, nonce: bytes, user: str) -> bytes:
+    """What a device's signing key signs at login, under the domain `device-login` (PROTOCOL.md 7.3).
+
+    The node id is in it, so that no node can use at another one what was signed for itself.
+    """
+    return node + nonce + user.encode()

@@ -5,11 +5,11 @@ import os
 from typing import TYPE_CHECKING
 
 from federation import wire
+from federation.calls import Caller
 from federation.endpoint import CONNECTIONS_MAX, Endpoint, TlsIdentity
 from federation.identity import split_host_port
 from federation.ports import Channel
 from federation.quic import QuicChannel
-from federation.reach import Reach
 from federation.websocket import dial_link
 from node import api
 from node.admin import AdminSocket
@@ -48,12 +48,13 @@ async def open_doors(node: "Node") -> None:
         raise kind(f"cannot listen on {host}:{port}: {words}") from None
 
     async def dial(address: str, timeout: float) -> Channel:
-        return await endpoint.dial(split_host_port(address), wire.ALPN, timeout)
+        return await endpoint.dial(split_host_port(address), wire.ALPN, timeout, node.directory.reach(address))
 
-    reach = Reach(dial, dial_link)
+    async def dial_tcp(address: str, timeout: float, why: str) -> Channel:
+        return await dial_link(address, timeout, why, node.directory.reach(address))
 
     admin = AdminSocket(node)
     await admin.open()
     node.on_close(admin.close)
-    node.service.use(reach.dial)
+    node.service.use(Caller(dial, dial_tcp).dial)
     node.own(node.service.run(), "federation")

@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from federation.identity import NodeLink, origin
 from federation.ids import CONVERSATION_ID_BYTES, INCARNATION_BYTES, User, direct_conversation, to_text
@@ -61,6 +62,7 @@ class Node:
         self.connections: set[Session] = set()  # all that came through a door
         self.strangers: dict[Session, bytes] = {}  # those of them that did not log in, and where they are
         self.refused: set[Session] = set()  # those over the limits, while they are told
+        self.turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of users who look something up
         self.lights: dict[str, tuple[str, int]] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.authenticate: Authenticate | None = None

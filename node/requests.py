@@ -1,5 +1,6 @@
 """What a client may ask besides sending: one handler per request type of the client protocol."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,17 @@ TOKEN_BYTES = 32
 HISTORY_BYTES_MAX = FRAME_BYTES_MAX - 1024  # of a page, in JSON
 
 
+async def handle(session: "Session", frame: Any) -> Any:
+    """The result of a request. Who looks things up does one after the other, on all their connections together: the
+    readers of the store are few, and a page of history must not wait behind hundreds of somebody else's."""
+    handler = HANDLERS[type(frame)]
+    if not isinstance(frame, LOOKS):
+        return await handler(session, frame)
+    turn = session.node.turns.setdefault(session.logged_in().local, asyncio.Lock())
+    async with turn:
+        return await handler(session, frame)
+
+
 async def login(session: "Session", frame: api.Login) -> api.LoggedIn:
     """A wrong name and a wrong password get one answer, after the same work."""
     node = session.node
@@ -43,7 +55,8 @@ async def register(session: "Session", frame: api.Register) -> api.LoggedIn:
 
 
 def _proved(session: "Session", frame: "api.Login | api.Register") -> None:
-    if not verify(frame.signing_key, "device-login", api.login_bytes(session.nonce, frame.user), frame.proof):
+    signed = api.login_bytes(session.node.us.node, session.nonce, frame.user)
+    if not verify(frame.signing_key, "device-login", signed, frame.proof):
         raise ApiError("bad_request", "the device's signing key did not prove itself")
 
 
@@ -173,6 +186,7 @@ async def set_profile(session: "Session", frame: api.SetProfile) -> api.Done:
     return api.Done()
 
 
+LOOKS = (api.GetHistory, api.GetConversations, api.GetState, api.GetWhy, api.GetDevices)
 HANDLERS: dict[type, Callable[[Any, Any], Awaitable[Any]]] = {
     api.Login: login,
     api.Register: register,

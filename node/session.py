@@ -17,7 +17,7 @@ from node.core import render
 from node.core.send import Send
 from node.directory import event_id
 from node.feed import Feed
-from node.requests import HANDLERS
+from node.requests import handle
 from node.storage import reads
 from node.storage.writer import StoreFailed
 from node.system import token_hash
@@ -201,8 +201,7 @@ class Session:
                 if isinstance(frame, api.Auth) and frame.feed:
                     self._start_feed()
             else:
-                handler: Callable[..., Any] = HANDLERS[type(frame)]
-                self._answer(frame.id, size, await handler(self, frame))
+                self._answer(frame.id, size, await handle(self, frame))
         except Exception as error:  # a bug too is answered, and told in the log
             self._answer(frame.id, size, error)
 
@@ -213,9 +212,7 @@ class Session:
         deadline, self._proving = self._deadline.when(), True
         self._deadline.reschedule(None)
         try:
-            found: Any = await (
-                self._auth(frame) if isinstance(frame, api.Auth) else HANDLERS[type(frame)](self, frame)
-            )
+            found: Any = await (self._auth(frame) if isinstance(frame, api.Auth) else handle(self, frame))
         except Exception:
             self._deadline.reschedule(deadline)
             raise

@@ -15,6 +15,7 @@ PATTERNS = (
     "federation/framing.py",
     "federation/link.py",
     "federation/peers.py",
+    "federation/reach.py",
     "node/core/*.py",
     "node/api.py",
     "node/coding.py",

@@ -13,6 +13,7 @@ from node.client.rows import (
     COLUMNS,
     DELIVERED,
     FAILED,
+    NUMBERS,
     READ,
     SENT,
     VOID,
@@ -22,6 +23,7 @@ from node.client.rows import (
     from_node,
     marks,
     message,
+    numbers,
     pieces,
     set_fact,
 )
@@ -176,7 +178,8 @@ def _watermark(db: sqlite3.Connection, me: Me, item: api.Watermark) -> list[Mess
         (*place, item.member),
     ).fetchone()
     *before, raw = old or (0, 0, 0, msgspec.msgpack.encode([]))
-    was_missing = [seq for seq in msgspec.msgpack.decode(raw, type=list[int]) if seq not in item.missing]
+    missing = set(item.missing)
+    was_missing = [seq for seq in msgspec.msgpack.decode(raw, type=list[int]) if seq not in missing]
     upto = [max(pair) for pair in zip(before, (item.sent, item.delivered, item.read), strict=True)]
     db.execute(
         "INSERT OR REPLACE INTO watermark VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -190,9 +193,8 @@ def _watermark(db: sqlite3.Connection, me: Me, item: api.Watermark) -> list[Mess
             continue
         rows = db.execute(
             f"UPDATE message SET state = ? WHERE conversation = ? AND log = ? AND mine AND state < ? "
-            f"AND (seq > ? AND seq <= ? OR seq IN ({marks(len(filled))})) AND seq NOT IN ({marks(len(gaps))}) "
-            f"RETURNING {COLUMNS}",
-            (rank, *place, rank, after, last, *filled, *gaps),
+            f"AND (seq > ? AND seq <= ? OR seq IN {NUMBERS}) AND seq NOT IN {NUMBERS} RETURNING {COLUMNS}",
+            (rank, *place, rank, after, last, numbers(filled), numbers(gaps)),
         ).fetchall()
         moved |= {m.key: m for m in map(message, rows)}
     return sorted(moved.values(), key=lambda m: m.seq)

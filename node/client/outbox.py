@@ -13,6 +13,7 @@ from node.client.rows import (
     COLUMNS,
     DELIVERED,
     FAILED,
+    NUMBERS,
     QUEUED,
     QUEUED_ORDER,
     READ,
@@ -22,6 +23,7 @@ from node.client.rows import (
     by_key,
     marks,
     message,
+    numbers,
     pieces,
 )
 
@@ -213,8 +215,8 @@ def _raise(db: sqlite3.Connection, events: list[str], rank: int, upto: int, gaps
     for piece in pieces(events):
         db.execute(
             f"UPDATE message SET state = ? WHERE id IN ({marks(len(piece))}) AND seq <= ? AND mine "
-            f"AND state < ? AND seq NOT IN ({marks(len(gaps))})",
-            (rank, *piece, upto, rank, *gaps),
+            f"AND state < ? AND seq NOT IN {NUMBERS}",
+            (rank, *piece, upto, rank, numbers(gaps)),
         )
 
 

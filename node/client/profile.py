@@ -173,7 +173,7 @@ async def become(wire: Wire, user: str, password: str, device_name: str, invite:
     """Log in, or register with an invite, over a checked wire; closes it. Raises `ApiError`, `Lost`."""
     seed = secrets.token_bytes(32)
     key = NodeKey(seed)
-    proof = key.sign("device-login", api.login_bytes(wire.welcome.nonce, user))
+    proof = key.sign("device-login", api.login_bytes(wire.node, wire.welcome.nonce, user))
     request: api.AnyRequest
     if invite is None:
         request = api.Login(1, user, password, device_name, key.public, proof)

@@ -4,6 +4,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from node import api
 from node.client.model import Conversation, Message, State
 
@@ -58,6 +60,13 @@ def pieces(values: Iterable[str]) -> Iterable[list[str]]:
 
 def marks(count: int) -> str:
     return ",".join("?" * count)
+
+
+NUMBERS = "(SELECT value FROM json_each(?))"  # of any count in one parameter, which `numbers` makes
+
+
+def numbers(values: Sequence[int]) -> str:
+    return msgspec.json.encode(values).decode()
 
 
 def by_key(db: sqlite3.Connection, key: str) -> Message | None:

@@ -31,6 +31,11 @@ class Wire:
         self.channel, self.welcome, self.codec = channel, welcome, codec
         self.release = release
 
+    @property
+    def node(self) -> bytes:
+        """The id that the other end has proved, which is the link's."""
+        return identity.check_chain(identity.decode_chain(self.welcome.chain)).node
+
     async def close(self, reason: str = "") -> None:
         try:
             await self.channel.close(reason)

@@ -49,9 +49,10 @@ class Send:
         me = User(context.node, self.sender)
         other = self._other(view, me)
         conversation = direct_conversation(me, other)
-        request = digest(
-            "request", conversation, self.kind.encode(), self.body_format.encode(), self.target or b"", self.body
-        )
+        said = [conversation, self.kind.encode(), self.body_format.encode(), self.target or b"", self.body]
+        if self.expires_ms is not None:  # left out when there is none, as it was when older keys were used
+            said.append(self.expires_ms.to_bytes(8, "big"))
+        request = digest("request", *said)
         used = view.get(rows.SentKey, self.device, self.key)
         if used is not None:
             return self._repeat(view, context, used, request)

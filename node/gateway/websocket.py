@@ -14,13 +14,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestHandler as Handler
 
 from federation.endpoint import CONNECTIONS_MAX, HALF_OPEN_MAX, HALF_OPEN_S, TlsIdentity
-from federation.identity import origin
+from federation.identity import address_text, origin
 from federation.ports import Binding, ChannelClosed
-from federation.quic import address_text
 from federation.websocket import LINK_PATH, MESSAGE_BYTES_MAX, PLAIN, LinkChannel, is_loopback
 from node.api import CLIENT_FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
+    from node.config import Config
     from node.node import Node
 
 SEND_DEADLINE_S = 30.0  # a client that takes nothing for so long is dropped
@@ -78,6 +78,7 @@ class WebDoor:
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._waiting: dict[Handler, asyncio.Task[None]] = {}  # connections without a request, oldest first
+        self._origins = _origins(node.config)
         self._sockets: set[web.WebSocketResponse] = set()
         self._links: dict[LinkChannel, bytes] = {}  # and where each comes from
         self.links_refused = 0
@@ -154,13 +155,12 @@ class WebDoor:
 
     async def _ws(self, request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if origin is not None and origin.split("://")[-1] != request.host:
+        if origin is not None and origin not in self._origins:
             raise web.HTTPForbidden(text="a page of another site may not connect here")
         limit = CLIENT_FRAME_BYTES_MAX + 1  # aiohttp takes less than its limit
         served = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=limit, compress=False)
         await served.prepare(request)
-        remote = address_text(request.get_extra_info("peername"))
-        channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), remote)
+        channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), self._remote(request))
         with self._kept(served):
             await self._node.serve(channel, lambda: channel.text)
             await served.close()
@@ -170,9 +170,9 @@ class WebDoor:
         """Another node calls, with the same bounds as over QUIC (PROTOCOL.md 5.10)."""
         if "Origin" in request.headers:
             raise web.HTTPForbidden(text="pages do not link with nodes")
-        remote = address_text(request.get_extra_info("peername"))
+        remote = self._remote(request)
         proxied = self._node.config.tls.behind_proxy
-        where = b"" if proxied else origin(remote)
+        where = origin(remote)
         strangers = [at for channel, at in self._links.items() if not channel.trusted]
         crowded = not proxied and strangers.count(where) >= STRANGERS_PER_ORIGIN_MAX
         if crowded or len(self._links) >= CONNECTIONS_MAX or len(strangers) >= STRANGERS_MAX:
@@ -188,6 +188,11 @@ class WebDoor:
         finally:
             del self._links[channel]
         return served
+
+    def _remote(self, request: web.Request) -> str:
+        """Where the other side is; behind a proxy that cannot be seen."""
+        proxied = self._node.config.tls.behind_proxy
+        return "a proxy" if proxied else address_text(request.get_extra_info("peername"))
 
     @contextmanager
     def _kept(self, served: web.WebSocketResponse) -> Iterator[None]:
@@ -216,6 +221,17 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 log.addFilter(_is_news)
+
+
+def _origins(config: "Config") -> frozenset[str]:
+    """The pages that may connect: those of this node's configured names. The request's own Host says nothing, since
+    any name can be made to resolve to this machine while somebody's page is open (DNS rebinding)."""
+    port = config.listen_at[1] if config.listen_at is not None else 0
+    places = {config.name, f"{config.name}:{port}"}
+    for hint in config.hints:
+        host, _, at = hint.rpartition(":")
+        places |= {hint, host} if at in ("80", "443") else {hint}
+    return frozenset(f"{scheme}://{place}" for scheme in ("http", "https") for place in places)
 
 
 def _server_tls(tls: TlsIdentity) -> ssl.SSLContext:

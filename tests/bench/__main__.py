@@ -18,7 +18,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from federation.dialer import Dialer
-from federation.identity import NodeKey, split_host_port
+from federation.identity import NodeKey, check_chain, decode_chain, split_host_port
 from federation.ports import Channel
 from node import admin, api, coding
 from node.client.websocket import open_websocket
@@ -51,7 +51,8 @@ class Peer:
         assert isinstance(welcome, api.Welcome)
         channel.trust()
         self.task = asyncio.ensure_future(self._read())
-        proof = SIGNING.sign("device-login", api.login_bytes(welcome.nonce, user))
+        node = check_chain(decode_chain(welcome.chain)).node
+        proof = SIGNING.sign("device-login", api.login_bytes(node, welcome.nonce, user))
         reply = await self.ask(api.Login(1, user, password, "bench", SIGNING.public, proof))
         assert isinstance(reply.result, api.LoggedIn)
         await self.ask(api.Auth(2, reply.result.token))

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from adapters.base import Adapter, Session  # noqa: E402 - the bench put its folder on the path
 
-from federation.identity import NodeKey  # noqa: E402
+from federation.identity import NodeKey, check_chain, decode_chain  # noqa: E402
 from node import admin, api, coding, config, config_file  # noqa: E402
 from tests.bench.ports import free_port  # noqa: E402
 
@@ -163,7 +163,8 @@ class RoostSession(Session, asyncio.Protocol):
         """Ends where the first use shows whether this connection wants a feed."""
         welcome = await self._welcome
         if not token:
-            proof = SIGNING.sign("device-login", api.login_bytes(welcome.nonce, user))
+            node = check_chain(decode_chain(welcome.chain)).node
+            proof = SIGNING.sign("device-login", api.login_bytes(node, welcome.nonce, user))
             done = await self.ask(lambda n: api.Login(n, user, PASSWORD, "bench", SIGNING.public, proof))
             token = done.token
         self.user, self.token, self.address = user, token, address

@@ -296,6 +296,31 @@ async def test_states_follow_watermarks(node: FakeNode, open_client: Open) -> No
     assert [m.state for m in await client.messages(BOB)] == ["read", "read", "read", "failed"]
 
 
+async def test_any_number_of_missing_messages_can_be_told(node: FakeNode, open_client: Open) -> None:
+    client = await open_client()
+    keys = [(await client.send(BOB, f"m{i}")).key for i in range(1, 5)]
+    await _accepted(client, *keys)
+    gaps = (2, *range(100, 120), *[120] * 300_000)  # more than SQLite takes parameters
+    await node.push(watermark(sent=4, delivered=60_000, missing=gaps))
+    await client.wait(keys[3], "delivered", WAIT_S)
+    late = await client.send(BOB, "m5")  # its state is made of what was told before
+    await client.wait(late.key, "delivered", WAIT_S)
+    await node.push(watermark(sent=4, delivered=60_000))
+    assert (await client.wait(keys[1], "delivered", WAIT_S)).state == "delivered"
+
+
+async def test_a_stamp_that_no_signed_stamp_can_have_breaks_the_connection_and_not_the_client(
+    node: FakeNode, open_client: Open
+) -> None:
+    real = node.accept
+    node.accept = lambda send: msgspec.structs.replace(real(send), stamp=(1 << 53) - 1)  # type: ignore[method-assign]
+    client = await open_client()
+    key = (await client.send(BOB, "m")).key
+    await node.until(lambda: len(node.auths) > 1)
+    node.accept = real  # type: ignore[method-assign]
+    await _accepted(client, key)
+
+
 async def test_a_watermark_before_the_reply_counts(node: FakeNode, open_client: Open) -> None:
     client = await open_client()
     screen = client.changes()

@@ -135,8 +135,8 @@ class Bench:
     def context_log(self, conversation: bytes) -> Log:
         return Log(conversation, self.context.node, self.context.incarnation)
 
-    def send(self, key: str, to: User, body: bytes = b"hello", sender: str = "alice") -> Send:
-        return Send(sender, DEVICE, key, to, "message", "text", body)
+    def send(self, key: str, to: User, body: bytes = b"hello", sender: str = "alice", **more: Any) -> Send:
+        return Send(sender, DEVICE, key, to, "message", "text", body, **more)
 
     async def people(self, *names: str) -> None:
         for outcome in await self.all(*(AddAccount(name, "hash") for name in names)):

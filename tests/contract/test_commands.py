@@ -45,6 +45,31 @@ async def test_send_stores_all_of_it_in_one_commit(bench: Bench) -> None:
     assert (await bench.get(rows.Mailbox, "bob")).items == 1
 
 
+async def test_when_it_expires_is_part_of_what_a_key_stands_for(bench: Bench) -> None:
+    await bench.people("alice", "bob")
+    sent = await bench.do(bench.send("k", bench.user("bob"), expires_ms=5))
+    assert await bench.do(bench.send("k", bench.user("bob"), expires_ms=5)) == sent
+    for other in (None, 0, 6):
+        with pytest.raises(ApiError) as refused:
+            await bench.do(bench.send("k", bench.user("bob"), expires_ms=other))
+        assert refused.value.code == "conflict"
+
+
+async def test_a_peer_cannot_say_that_a_message_is_void(bench: Bench) -> None:
+    """`void` is a state of its own, and a peer's code is shown to the sender."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    to = User(far.node, "bob")
+    for number in (1, 2):
+        await bench.do(bench.send(f"k{number}", to))
+    log = bench.context_log(direct_conversation(bench.user("alice"), to))
+    verdicts = (Verdict(1, "refused", "void", "so there"), Verdict(2, "refused", "declined", "no"))
+    await bench.do(PeerAcked(far.node, LogAck(*log, 2, verdicts)))
+    kept = [await bench.get(rows.Failed, log.key, seq, far.node, "bob") for seq in (1, 2)]
+    assert [(row.code, row.reason) for row in kept] == [("refused", "so there"), ("declined", "no")]
+
+
 async def test_the_same_key_twice_in_one_batch(bench: Bench) -> None:
     await bench.people("alice", "bob")
     one, two, other = await bench.all(

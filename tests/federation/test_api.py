@@ -190,11 +190,12 @@ def test_a_client_reads_results_of_a_newer_node() -> None:
     assert coding.JSON.from_node(raw) == api.Reply(1, api.Done())
 
 
-def test_a_login_proof_is_for_this_connection_and_this_user() -> None:
-    proof = v.FIRST.sign("device-login", api.login_bytes(v.b(15), "alice"))
-    assert verify(v.FIRST.public, "device-login", api.login_bytes(v.b(15), "alice"), proof)
-    assert not verify(v.FIRST.public, "device-login", api.login_bytes(v.b(16), "alice"), proof)
-    assert not verify(v.FIRST.public, "device-login", api.login_bytes(v.b(15), "alic"), proof)
+def test_a_login_proof_is_for_this_node_connection_and_user() -> None:
+    proof = v.FIRST.sign("device-login", api.login_bytes(v.NODE, v.b(15), "alice"))
+    assert verify(v.FIRST.public, "device-login", api.login_bytes(v.NODE, v.b(15), "alice"), proof)
+    assert not verify(v.FIRST.public, "device-login", api.login_bytes(v.OTHER, v.b(15), "alice"), proof)
+    assert not verify(v.FIRST.public, "device-login", api.login_bytes(v.NODE, v.b(16), "alice"), proof)
+    assert not verify(v.FIRST.public, "device-login", api.login_bytes(v.NODE, v.b(15), "alic"), proof)
 
 
 def test_every_code_has_a_meaning_and_says_whether_to_try_again() -> None:

@@ -117,7 +117,7 @@ def make() -> dict[str, str]:
         "conversation.notices": notice_conversation(NODE, OTHER).hex(),
         "log.key": Log(TALK, NODE, b(6, 16)).key.hex(),
         "notices": wire.encode(NOTICES).hex(),
-        "login": FIRST.sign("device-login", api.login_bytes(b(15), "alice")).hex(),
+        "login": FIRST.sign("device-login", api.login_bytes(NODE, b(15), "alice")).hex(),
     }
     for name, event in (("event", EVENT), ("event.full", FULL)):
         found[f"{name}.header"] = event.signed.header.hex()

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from federation.identity import NodeKey
+from federation.identity import NodeKey, check_chain, decode_chain
 from federation.ports import Binding, Channel, ChannelClosed
 from node import api, coding
 from node.admin import call
@@ -143,14 +143,17 @@ class Client:
                 await self.pump()
         return self.goodbye
 
+    def login_bytes(self, user: str) -> bytes:
+        return api.login_bytes(check_chain(decode_chain(self.welcome.chain)).node, self.welcome.nonce, user)
+
     async def login(self, user: str, password: str = "pw", name: str = "device") -> api.LoggedIn:
-        proof = DEVICE_KEY.sign("device-login", api.login_bytes(self.welcome.nonce, user))
+        proof = DEVICE_KEY.sign("device-login", self.login_bytes(user))
         made: api.LoggedIn = await self.ask(api.Login, user, password, name, DEVICE_KEY.public, proof)
         self.token, self.device = made.token, made.device
         return made
 
     async def register(self, invite: str, user: str, password: str = "pw") -> api.LoggedIn:
-        proof = DEVICE_KEY.sign("device-login", api.login_bytes(self.welcome.nonce, user))
+        proof = DEVICE_KEY.sign("device-login", self.login_bytes(user))
         made: api.LoggedIn = await self.ask(api.Register, invite, user, password, "d", DEVICE_KEY.public, proof)
         self.token = made.token
         return made

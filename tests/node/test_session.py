@@ -25,6 +25,7 @@ from node.core.send import Send
 from node.node import Node
 from node.requests import HANDLERS
 from node.session import Session
+from node.storage import reads
 from tests.node.helpers import DEVICE_KEY, WAIT_S, Client, Socket, again, config, connect, listening, stranger
 
 
@@ -114,6 +115,10 @@ async def test_a_message_that_was_not_opened_is_not_delivered(node: Node) -> Non
     at = {i.body: i.position for i in ann.items if isinstance(i, api.Message)}
     await ann.tell(api.Ack(at[b"good"], (at[b"bad"],)))
     await alice.state(good.event, "delivered")
+    assert (await alice.ask(api.GetState, bad.event)).to[0].state == "sent"
+    more = await alice.send("ann@a.test", b"more")
+    await ann.tell(api.Ack((await ann.message(b"more")).position))  # says nothing of what came before
+    await alice.state(more.event, "delivered")
     assert (await alice.ask(api.GetState, bad.event)).to[0].state == "sent"
 
 
@@ -284,7 +289,7 @@ async def test_a_login_that_is_being_checked_at_the_deadline_is_answered(
         return good
 
     node.authenticate = slow
-    proof = DEVICE_KEY.sign("device-login", api.login_bytes(alice.welcome.nonce, "alice"))
+    proof = DEVICE_KEY.sign("device-login", alice.login_bytes("alice"))
     login = ("alice", "pw", "phone", DEVICE_KEY.public, proof)
     first = await alice.post(api.Login, *login)
     with pytest.raises(ApiError, match="being checked") as second:
@@ -301,6 +306,46 @@ async def test_a_login_that_is_being_checked_at_the_deadline_is_answered(
         with pytest.raises(ApiError, match="wrong"):
             await alice.answer(first)
         assert await too_slow(alice)
+
+
+async def test_who_asks_much_stands_in_line_alone(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    await node.create_user("bob", "pw")
+    alice, phone, bob = await connect(node, "alice"), await connect(node, "alice"), await connect(node, "bob")
+    asked: list[str] = []
+    moved, go, real = asyncio.Event(), asyncio.Event(), node.store.read
+
+    async def read(work: Any, *args: Any, **named: Any) -> Any:
+        if work is reads.conversation_of:
+            asked.append(args[0])
+            moved.set()
+            await go.wait()
+        return await real(work, *args, **named)
+
+    monkeypatch.setattr(node.store, "read", read)
+    posts = [await client.post(api.GetHistory, "alice@a.test") for client in (alice, phone) for _ in range(40)]
+    for client in (alice, phone):
+        await client.ask(api.Ping)  # all those are taken
+    late = await bob.post(api.GetHistory, "alice@a.test")
+    await bob.ask(api.Ping)
+    async with asyncio.timeout(WAIT_S):
+        while len(asked) < 2:
+            moved.clear()
+            await moved.wait()
+    assert asked == ["alice", "bob"]
+    go.set()
+    await bob.answer(late)
+    assert all([isinstance(await alice.answer(number), api.History) for number in posts[:40]])
+    assert all([isinstance(await phone.answer(number), api.History) for number in posts[40:]])
+    assert not node.turns
+
+
+async def test_a_login_made_for_another_node_is_worth_nothing(node: Node) -> None:
+    """A node that passes on this node's nonce as its own gets a proof that says whom it was made for."""
+    alice = await stranger(node)
+    signed = api.login_bytes(b"m" * 32, alice.welcome.nonce, "alice")
+    proof = DEVICE_KEY.sign("device-login", signed)
+    with pytest.raises(ApiError, match="did not prove itself"):
+        await alice.ask(api.Login, "alice", "pw", "phone", DEVICE_KEY.public, proof)
 
 
 async def test_a_connection_without_a_hello_ends_at_its_deadline(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,7 +521,7 @@ async def test_a_stranger_over_quic_has_a_strangers_window(tmp_path: Path) -> No
                 await client.ask(api.Ping)
         for _ in range(50):  # and no more comes
             await client.ask(api.Ping)
-        assert len(held._channel._partial) <= HELLO_BYTES_MAX  # type: ignore[attr-defined]
+        assert len(held._channel._cutter) <= HELLO_BYTES_MAX  # type: ignore[attr-defined]
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
 

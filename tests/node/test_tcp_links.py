@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from federation import reach, wire
+from federation import calls, wire
 from federation.dialer import Dialer
 from federation.identity import NodeLink
 from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, ChannelClosed
@@ -28,7 +28,7 @@ from tests.node.helpers import WAIT_S, befriend, connect, free_port, listening, 
 def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """No datagram leaves, as behind a firewall that drops UDP. (tests/e2e has the same in a network namespace.)"""
     monkeypatch.setattr(Dialer, "send_datagrams", lambda self, datagrams: None)
-    monkeypatch.setattr(reach, "HEAD_START_S", 0.1)
+    monkeypatch.setattr(calls, "HEAD_START_S", 0.1)
     monkeypatch.setattr("node.client.channels.QUIC_S", 0.1)
     yield monkeypatch
     monkeypatch.undo()
@@ -226,3 +226,11 @@ async def test_an_answer_that_leads_elsewhere_is_not_followed(node: Node) -> Non
         await dial_link(f"127.0.0.1:{runner.addresses[0][1]}", WAIT_S, "")
     assert asked == [LINK_PATH]
     await runner.cleanup()
+
+
+async def test_a_hint_leads_no_further_over_tcp_than_over_quic(node: Node) -> None:
+    host, _, port = address(node).rpartition(":")
+    for place in (host, "localhost"):
+        with pytest.raises(ChannelClosed, match="may not lead there"):
+            await dial_link(f"{place}:{port}", WAIT_S, "", "private")
+        await (await dial_link(f"{place}:{port}", WAIT_S, "", "loopback")).close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from federation.identity import NodeKey
+from federation.identity import NodeKey, check_chain, decode_chain
 from federation.ports import Channel, ChannelClosed
 from node import api, coding
 
@@ -77,7 +77,7 @@ class Client:
     async def _take(self, frame: api.FromNode) -> None:
         match frame:
             case api.Welcome():
-                await (self._auth() if self.token else self._login(frame.nonce))
+                await (self._auth() if self.token else self._login(frame))
             case api.Feed():
                 await self._feed(frame)
             case api.Reply() | api.Error():
@@ -109,8 +109,9 @@ class Client:
         assert isinstance(answer, api.Reply), answer
         return answer.result
 
-    async def _login(self, nonce: bytes) -> None:
-        proof = self._key.sign("device-login", api.login_bytes(nonce, self.user))
+    async def _login(self, welcome: api.Welcome) -> None:
+        node = check_chain(decode_chain(welcome.chain)).node
+        proof = self._key.sign("device-login", api.login_bytes(node, welcome.nonce, self.user))
         number = self._number("login")
         await self._push(api.Login(number, self.user, "secret", f"device {self.number}", self._key.public, proof))
 

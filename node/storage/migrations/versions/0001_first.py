@@ -1,5 +1,7 @@
 """The first schema, written out: it must never follow what `node.storage.schema` becomes."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -48,7 +50,7 @@ TYPES = {"str": sa.String, "int": sa.BigInteger, "small": sa.SmallInteger, "byte
 
 def upgrade() -> None:
     for name, width, columns in TABLES:
-        made = [
+        made: list[sa.Column[Any]] = [
             sa.Column(column, TYPES[kind.rstrip("?")], nullable=kind.endswith("?"),
                       primary_key=place < width, autoincrement=False)
             for place, (column, kind) in enumerate(pair.split() for pair in columns.split(", "))

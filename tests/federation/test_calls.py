@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from federation import memory, reach
+from federation import calls, memory
+from federation.calls import Caller
 from federation.ports import Channel, ChannelClosed
-from federation.reach import Reach
 
 AT = "b.test:7701"
 WAIT_S = 5.0
@@ -21,7 +21,7 @@ class Ways:
         self.given: list[memory.MemoryChannel] = []
         self.whys: list[str] = []
         self.both = asyncio.Event()
-        self.reach = Reach(self._quic, self._tcp)
+        self.caller = Caller(self._quic, self._tcp)
 
     async def _way(self, name: str) -> Channel:
         self.calls.append(name)
@@ -48,13 +48,13 @@ class Ways:
 
     async def dial(self) -> str:
         async with asyncio.timeout(WAIT_S):
-            return (await self.reach.dial(AT, 8.0)).remote
+            return (await self.caller.dial(AT, 8.0)).remote
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "HEAD_START_S", 0.05)
-    monkeypatch.setattr(reach, "GRACE_S", 0.05)
+    monkeypatch.setattr(calls, "HEAD_START_S", 0.05)
+    monkeypatch.setattr(calls, "GRACE_S", 0.05)
 
 
 async def test_where_quic_answers_nothing_else_is_called() -> None:
@@ -70,7 +70,7 @@ async def test_tcp_waits_its_turn_and_then_says_why_it_was_called() -> None:
 
 
 async def test_a_refusal_over_quic_is_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "HEAD_START_S", 2 * WAIT_S)
+    monkeypatch.setattr(calls, "HEAD_START_S", 2 * WAIT_S)
     ways = Ways("no", "yes")
     assert await ways.dial() == "tcp"
     assert ways.whys == ["QUIC: quic refused"]
@@ -79,7 +79,7 @@ async def test_a_refusal_over_quic_is_not_waited_out(monkeypatch: pytest.MonkeyP
 async def test_the_next_call_goes_both_ways_at_once_and_comes_back_to_quic(monkeypatch: pytest.MonkeyPatch) -> None:
     ways = Ways("", "yes")
     assert await ways.dial() == "tcp"
-    monkeypatch.setattr(reach, "HEAD_START_S", 2 * WAIT_S)
+    monkeypatch.setattr(calls, "HEAD_START_S", 2 * WAIT_S)
     assert await ways.dial() == "tcp"  # at once: the head start would be longer than this test waits
     assert ways.whys[-1] == "the last call had no answer over QUIC"
     ways.quic = "yes"
@@ -123,8 +123,8 @@ async def test_giving_up_leaves_nothing_behind() -> None:
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "REMEMBERED_MAX", 2)
+    monkeypatch.setattr(calls, "REMEMBERED_MAX", 2)
     ways = Ways("no", "yes")
     for number in range(4):
-        await ways.reach.dial(f"b{number}.test:1", 8.0)
-    assert len(ways.reach._by_tcp) == 2
+        await ways.caller.dial(f"b{number}.test:1", 8.0)
+    assert len(ways.caller._by_tcp) == 2
