@@ -11,6 +11,7 @@ from aioquic.quic.connection import NetworkAddress
 from federation.credit import NodeQuic, configuration
 from federation.ports import ChannelClosed
 from federation.quic import Connection, QuicChannel, address_text
+from federation.reach import Reach, may_call
 
 RECEIVE_BYTES_MAX = 2048  # a longer datagram is cut and so dropped as undecryptable
 READ_BATCH_MAX = 32  # datagrams read per wake-up, so that one socket cannot starve the loop
@@ -43,20 +44,23 @@ class Dialer:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def dial(self, addr: tuple[str, int], alpn: str, timeout: float = DIAL_S) -> QuicChannel:
+    async def dial(
+        self, addr: tuple[str, int], alpn: str, timeout: float = DIAL_S, widest: Reach | None = None
+    ) -> QuicChannel:
         """Connect within `timeout` seconds and open a channel, on which this side must speak first.
 
-        Raises `ChannelClosed` when nobody answers, the other side refuses, or the name is unknown.
+        With `widest` only addresses within that reach are called: what is looked up is checked, and exactly that is
+        called. Raises `ChannelClosed` when nobody answers, the other side refuses, or the name is unknown.
         """
         if self._closed:
             raise ChannelClosed("this endpoint is closed")
         where = address_text(addr)
         try:
             async with asyncio.timeout(timeout):
-                targets = await self._resolve(addr)
+                targets = await self._resolve(addr, widest)
         except (OSError, TimeoutError) as error:
             raise ChannelClosed(f"cannot find {where}: {error or 'no answer from DNS'}") from error
-        reason = ""
+        reason = "" if targets else "a hint of a hello may not lead there"
         for family, target in targets:
             try:
                 self._open(family)
@@ -132,8 +136,8 @@ class Dialer:
         self.cid_issued(quic.host_cid, connection)
         return connection
 
-    async def _resolve(self, addr: tuple[str, int]) -> list[tuple[int, NetworkAddress]]:
-        """The first address of each family, those that need no name server without waiting."""
+    async def _resolve(self, addr: tuple[str, int], widest: Reach | None = None) -> list[tuple[int, NetworkAddress]]:
+        """The first allowed address of each family, those that need no name server without waiting."""
         flags = socket.AI_V4MAPPED if self._lookup_family == socket.AF_INET6 else 0
         kind, host, port = socket.SOCK_DGRAM, addr[0], addr[1]
         family = self._lookup_family
@@ -141,6 +145,8 @@ class Dialer:
             found = socket.getaddrinfo(host, port, family, kind, 0, flags | socket.AI_NUMERICHOST)
         except socket.gaierror:
             found = await self._loop.getaddrinfo(host, port, family=family, type=kind, flags=flags)
+        if widest is not None:
+            found = [entry for entry in found if may_call(str(entry[4][0]), widest)]
         return list({family: target for family, _, _, _, target in reversed(found)}.items())
 
     def _open(self, family: int) -> None:

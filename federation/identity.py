@@ -19,6 +19,7 @@ from federation.ports import Binding
 SIGNATURE_BYTES = 64
 KEY_BYTES = 32
 ROTATIONS_MAX = 256
+EVENT_KEYS_MAX = 8  # the newest of a chain
 ADDRESSES_MAX = 8
 
 Key = Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
@@ -132,6 +133,15 @@ def check_chain(chain: Chain) -> Identity:
             raise ProtocolError("bad_identity", f"key rotation {number} is not signed by its predecessor", "2.3")
         key = rotation.signing_key
     return Identity(digest("node", chain.genesis), key, len(chain.rotations))
+
+
+def event_keys(chain: Chain) -> tuple[bytes, ...]:
+    """The keys that may have signed an event of this chain's node, newest first (PROTOCOL.md 4.5).
+
+    The chain was checked. One that is made to be tried in vain must not cost much: they are few.
+    """
+    keys = (_genesis.decode(chain.genesis).signing_key, *(rotation.signing_key for rotation in chain.rotations))
+    return keys[::-1][:EVENT_KEYS_MAX]
 
 
 def replaces(new: Chain, known: Chain) -> bool:

@@ -53,7 +53,9 @@ class Host(Protocol):
 
     def known(self) -> Sequence[Known]: ...
 
-    async def meet(self, identity: Identity, hello: wire.Hello) -> Standing: ...
+    async def meet(self, identity: Identity, hello: wire.Hello, remote: str) -> Standing:
+        """`remote` is where the channel says that it comes from: it bounds where the hello's hints may lead."""
+        ...
 
     async def pending(self, peer: bytes, look: Look) -> Found:
         """What the peer did not acknowledge; logs take turns, so that none starves another."""
@@ -169,7 +171,7 @@ class Running:
         return self.state.peer.node
 
     async def _met(self, identity: Identity, hello: wire.Hello) -> None:
-        standing = await self._host.meet(identity, hello)
+        standing = await self._host.meet(identity, hello, self._channel.remote)
         if not self._service.admit(self):
             self._ended = "another link of this pair stays"
             await self._channel.send(wire.encode(wire.Goodbye("duplicate", self._ended)))

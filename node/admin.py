@@ -21,6 +21,7 @@ from node.config import Config
 from node.core import rows
 from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
+from node.directory import addresses
 from node.errors import NodeFailed
 from node.storage import reads
 from node.storage.writer import StoreFailed
@@ -160,7 +161,7 @@ def _peer_state(state: str) -> "Operation":
 
 
 def _peer(peer: rows.Peer) -> Any:
-    return {"name": peer.name, "node": to_text(peer.node), "state": peer.state, "addresses": peer.addresses.split()}
+    return {"name": peer.name, "node": to_text(peer.node), "state": peer.state, "addresses": list(addresses(peer))}
 
 
 async def _peer_list(node: "Node", args: Args) -> Any:

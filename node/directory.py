@@ -13,8 +13,14 @@ from federation.ids import (
     from_text,
     to_text,
 )
+from federation.reach import WIDTH, Reach
 from node.api import ApiError
 from node.core import rows
+
+
+def addresses(peer: rows.Peer) -> tuple[str, ...]:
+    """Where a peer may be found, what an administrator gave first."""
+    return tuple(dict.fromkeys((*peer.addresses.split(), *peer.hints.split())))
 
 
 class Directory:
@@ -26,6 +32,13 @@ class Directory:
     def load(self, peers: Iterable[rows.Peer]) -> None:
         self.peers = {peer.node: peer for peer in peers}
         self._by_name = {peer.name: peer.node for peer in self.peers.values() if peer.name} | {self.name: self.node}
+
+    def reach(self, address: str) -> Reach | None:
+        """How far this HOST:PORT may lead; none where an administrator gave it, and so answers for it."""
+        if any(address in peer.addresses.split() for peer in self.peers.values()):
+            return None
+        said: list[Reach] = [peer.reach for peer in self.peers.values() if address in peer.hints.split()]  # type: ignore[misc]
+        return max(said, key=WIDTH.index, default="public")
 
     def node_of(self, name: str) -> bytes | None:
         return self._by_name.get(name)

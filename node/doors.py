@@ -46,7 +46,7 @@ async def open_doors(node: "Node") -> None:
         raise kind(f"cannot listen on {host}:{port}: {words}") from None
 
     async def dial(address: str, timeout: float) -> Channel:
-        return await endpoint.dial(split_host_port(address), wire.ALPN, timeout)
+        return await endpoint.dial(split_host_port(address), wire.ALPN, timeout, node.directory.reach(address))
 
     admin = AdminSocket(node)
     await admin.open()

@@ -1,6 +1,7 @@
 """The node as federation sees it: looks things up, and submits what arrived (`federation.running.Host`)."""
 
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from federation import wire
@@ -10,11 +11,13 @@ from federation.identity import Identity, encode_chain, split_host_port
 from federation.ids import Log
 from federation.link import Standing
 from federation.ports import ChannelClosed
+from federation.reach import Reach, may_call, reach_from
 from federation.running import Found, Known, Look
 from node.api import ApiError
 from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked
 from node.core.receive import Receive
+from node.directory import addresses
 from node.storage import reads
 from node.storage.writer import StoreFailed
 
@@ -33,18 +36,19 @@ class Host:
 
     def known(self) -> Sequence[Known]:
         return [
-            Known(peer.node, peer.name, standing(peer.state), tuple(peer.addresses.split()))
+            Known(peer.node, peer.name, standing(peer.state), addresses(peer))
             for peer in self._directory.peers.values()
         ]
 
-    async def meet(self, identity: Identity, hello: wire.Hello) -> Standing:
+    async def meet(self, identity: Identity, hello: wire.Hello, remote: str) -> Standing:
         taken, peers = self._directory.node_of(hello.name), self._directory.peers
         if identity.node not in peers and sum(p.state in STRANGERS for p in peers.values()) >= STRANGERS_MAX:
             return "blocked"
-        addresses = tuple(address for address in hello.addresses if _dialable(address))
+        reach = reach_from(remote)
+        hints = tuple(address for address in hello.addresses if _is_hint(address, reach))
         try:
             peer = await self._store.submit(
-                MeetPeer(identity.node, hello.name, encode_chain(hello.chain), addresses, taken)
+                MeetPeer(identity.node, hello.name, encode_chain(hello.chain), hints, taken, reach)
             )
         except (ApiError, StoreFailed) as error:
             if isinstance(error, ApiError) and not error.retry:
@@ -94,12 +98,17 @@ def _segment(run: reads.Run) -> wire.Segment:
     )  # fmt: skip
 
 
-def _dialable(address: str) -> bool:
-    """A hello's other addresses are useless hints (PROTOCOL.md 3.2)."""
+def _is_hint(address: str, reach: Reach) -> bool:
+    """A hello's other addresses are useless (PROTOCOL.md 3.2). A name is looked at when it is called."""
     try:
-        return bool(split_host_port(address))
+        host, _ = split_host_port(address)
     except AddressError:
         return False
+    try:
+        ip_address(host)
+    except ValueError:
+        return True
+    return may_call(host, reach)
 
 
 def standing(state: str) -> Standing:

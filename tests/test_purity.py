@@ -14,6 +14,7 @@ PATTERNS = (
     "federation/errors.py",
     "federation/link.py",
     "federation/peers.py",
+    "federation/reach.py",
     "node/core/*.py",
     "node/api.py",
     "node/coding.py",

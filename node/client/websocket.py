@@ -70,7 +70,9 @@ async def open_websocket(host: str, port: int, timeout: float) -> WebSocketChann
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     limit = aiohttp.ClientTimeout(total=timeout)
     closing = aiohttp.ClientWSTimeout(ws_close=CLOSE_S)
-    session = aiohttp.ClientSession(timeout=limit)
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_stay)
+    session = aiohttp.ClientSession(timeout=limit, trace_configs=[trace])
     try:
         socket = await session.ws_connect(url, ssl=context, timeout=closing, max_msg_size=FRAME_BYTES_MAX, compress=0)
         key_hash = bytes(32) if plain else _key_hash(socket.get_extra_info("ssl_object"))
@@ -82,6 +84,11 @@ async def open_websocket(host: str, port: int, timeout: float) -> WebSocketChann
     except BaseException:
         await session.close()
         raise
+
+
+async def _stay(*_: object) -> None:
+    """Only the address that was asked for is connected to: nobody's answer sends us elsewhere."""
+    raise ValueError("it sends elsewhere, where no Roost node does")
 
 
 def is_loopback(host: str) -> bool:

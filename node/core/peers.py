@@ -62,8 +62,9 @@ class MeetPeer:
     node: bytes
     name: str
     chain: bytes
-    addresses: tuple[str, ...]
+    hints: tuple[str, ...]
     taken: bytes | None = None  # the node that has this name now
+    reach: str = "public"
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Peer, (self.node,)
@@ -82,8 +83,9 @@ class MeetPeer:
         peer = peer._replace(
             name=peer.name or name,
             chain=self.chain,
-            addresses=" ".join(self.addresses) or peer.addresses,
             contact_ms=context.now_ms,
+            hints=" ".join(self.hints),
+            reach=self.reach,
         )
         view.put(peer)
         view.hint("met", self.node)

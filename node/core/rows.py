@@ -51,10 +51,12 @@ class Peer(NamedTuple):
     node: bytes
     name: str
     state: str
-    addresses: str  # HOST:PORT hints, space between
+    addresses: str  # HOST:PORT that an administrator gave, space between
     chain: bytes  # newest verified key chain; empty until the first hello
     added_ms: int
     contact_ms: int  # last authenticated contact
+    hints: str = ""  # HOST:PORT of its own newest hello, space between
+    reach: str = "public"  # how far they may lead: `federation.reach.Reach`
 
 
 class Conversation(NamedTuple):

@@ -19,6 +19,7 @@ from federation.quic import address_text
 from node.api import CLIENT_FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
+    from node.config import Config
     from node.node import Node
 
 SEND_DEADLINE_S = 30.0  # a client that takes nothing for so long is dropped
@@ -72,6 +73,7 @@ class WebDoor:
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._waiting: dict[Handler, asyncio.Task[None]] = {}  # connections without a request, oldest first
+        self._origins = _origins(node.config)
         self._sockets: set[web.WebSocketResponse] = set()
         self._key_hash = PLAIN
 
@@ -145,13 +147,14 @@ class WebDoor:
 
     async def _ws(self, request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if origin is not None and origin.split("://")[-1] != request.host:
+        if origin is not None and origin not in self._origins:
             raise web.HTTPForbidden(text="a page of another site may not connect here")
         limit = CLIENT_FRAME_BYTES_MAX
         served = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=limit, compress=False)
         await served.prepare(request)
         self._sockets.add(served)
-        remote = address_text(request.get_extra_info("peername"))
+        proxied = self._node.config.tls.behind_proxy
+        remote = "a proxy" if proxied else address_text(request.get_extra_info("peername"))
         channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), remote)
         try:
             await self._node.serve(channel, lambda: channel.text)
@@ -179,6 +182,17 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 log.addFilter(_is_news)
+
+
+def _origins(config: "Config") -> frozenset[str]:
+    """The pages that may connect: those of this node's configured names. The request's own Host says nothing, since
+    any name can be made to resolve to this machine while somebody's page is open (DNS rebinding)."""
+    port = config.listen_at[1] if config.listen_at is not None else 0
+    places = {config.name, f"{config.name}:{port}"}
+    for hint in config.hints:
+        host, _, at = hint.rpartition(":")
+        places |= {hint, host} if at in ("80", "443") else {hint}
+    return frozenset(f"{scheme}://{place}" for scheme in ("http", "https") for place in places)
 
 
 def _loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, func, or_, select
 
 from federation import wire
+from node.api import ApiError
 from node.core import rows
 from node.storage.direct import Prepared
 from node.storage.schema import TABLES
@@ -139,10 +140,13 @@ def history(
     order = (events.c.stamp, logs.c.origin, logs.c.incarnation, events.c.seq)
     if before is not None:
         at = connection.execute(
-            select(*order).join(logs, logs.c.log == events.c.log).where(events.c.event == before)
+            select(*order)
+            .join(logs, logs.c.log == events.c.log)
+            .where(events.c.event == before, events.c.conversation == conversation)
         ).first()
-        if at is not None:
-            query = query.where(_less(order, tuple(at)))
+        if at is None:  # another conversation's place means nothing here
+            raise ApiError("not_found", "no such message in this conversation")
+        query = query.where(_less(order, tuple(at)))
     page: list[Placed] = []
     more, size = False, 0
     for placed in map(_placed, connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit + 1))):

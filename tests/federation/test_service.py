@@ -67,7 +67,7 @@ class Host:
     def known(self) -> Sequence[Known]:
         return list(self.peers.values())
 
-    async def meet(self, identity: Identity, hello: wire.Hello) -> Standing:
+    async def meet(self, identity: Identity, hello: wire.Hello, remote: str) -> Standing:
         await asyncio.sleep(0)  # a real host waits for its commit
         known = self.peers.get(identity.node)
         return known.state if known else "pending"

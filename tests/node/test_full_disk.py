@@ -118,5 +118,5 @@ async def test_a_peer_that_calls_while_nothing_can_be_stored_is_not_told_that_it
 
         monkeypatch.setattr(b.store, "submit", refuse)
         with pytest.raises(ChannelClosed):
-            await b.host.meet(check_chain(a.us.chain), hello)
+            await b.host.meet(check_chain(a.us.chain), hello, "memory")
     monkeypatch.undo()

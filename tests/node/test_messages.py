@@ -121,6 +121,14 @@ async def test_a_message_over_the_configured_size_is_refused_and_one_of_a_peer_i
         await bob.message(bytes(257))
 
 
+async def test_history_does_not_go_on_before_a_message_of_another_conversation(node: Node) -> None:
+    alice = await connect(node, "alice")
+    await alice.send("ann@a.test", b"1")
+    note = await alice.send("alice@a.test", b"2")
+    for before in (note.event, to_text(b"?" * 32)):
+        assert await refused(alice, api.GetHistory, "ann@a.test", before=before) == "not_found"
+
+
 async def test_nothing_is_shown_to_people_outside_the_conversation(node: Node) -> None:
     await node.create_user("eve", "pw")
     alice, eve = await connect(node, "alice"), await connect(node, "eve")

@@ -116,6 +116,10 @@ async def test_a_message_that_was_not_opened_is_not_delivered(node: Node) -> Non
     await ann.tell(api.Ack(at[b"good"], (at[b"bad"],)))
     await alice.state(good.event, "delivered")
     assert (await alice.ask(api.GetState, bad.event)).to[0].state == "sent"
+    more = await alice.send("ann@a.test", b"more")
+    await ann.tell(api.Ack((await ann.message(b"more")).position))  # says nothing of what came before
+    await alice.state(more.event, "delivered")
+    assert (await alice.ask(api.GetState, bad.event)).to[0].state == "sent"
 
 
 async def test_the_feed_stops_at_its_window_and_goes_on(node: Node) -> None:

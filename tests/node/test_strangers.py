@@ -20,13 +20,13 @@ from tests.node.helpers import WAIT_S, config, connect
 _numbers = itertools.count(1)
 
 
-async def knock(node: Node, name: str, *addresses: str) -> tuple[Identity, Standing]:
+async def knock(node: Node, name: str, *addresses: str, remote: str = "8.8.4.4:9") -> tuple[Identity, Standing]:
     """What the link does when a node of a fresh key has proved itself, and what it does when it ends."""
     key = NodeKey(next(_numbers).to_bytes(32, "big"))
     chain = new_chain(key, key.public, bytes(32))
     identity = check_chain(chain)
     hello = wire.Hello(chain, name, bytes(16), "client", bytes(64), addresses)
-    standing = await node.host.meet(identity, hello)
+    standing = await node.host.meet(identity, hello, remote)
     node.host.light(identity.node, "down", 0)
     return identity, standing
 
@@ -60,7 +60,7 @@ async def test_of_a_hellos_addresses_only_those_that_can_be_dialled_are_kept(tmp
     async with Node.open(config(tmp_path)) as node:
         stranger, _ = await knock(node, "n.test", "192.0.2.1:9 192.0.2.2:9", "nonsense", "192.0.2.3:9", "a:99999")
         await node.peers_changed()
-        assert node.directory.peers[stranger.node].addresses == "192.0.2.3:9"
+        assert node.directory.peers[stranger.node].hints == "192.0.2.3:9"
 
 
 async def test_a_hello_makes_no_other_peer_be_called_sooner(tmp_path: Path) -> None:

@@ -94,9 +94,25 @@ async def test_a_frame_over_the_limit_ends_the_connection(node: Node, http: aioh
     assert (await http.get("/health")).status == 200
 
 
+async def test_b19_a_name_that_was_made_to_point_here_is_no_page_of_ours(
+    node: Node, http: aiohttp.ClientSession
+) -> None:
+    """DNS rebinding: the browser believes the page and this node to be one site, and says so in Host and Origin."""
+    port = str(node.config.listen).rpartition(":")[2]
+    for name in ("evil.test", "127.0.0.1.evil.test", "localhost"):
+        headers = {"Host": f"{name}:{port}", "Origin": f"http://{name}:{port}"}
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await http.ws_connect("/v1/ws", headers=headers)
+        assert refused.value.status == 403
+
+
 @pytest.mark.parametrize(
     ("origin", "good"),
     [
+        ("https://a.test", True),
+        ("https://a.test.evil.test", False),
+        ("ftp://{host}", False),
+        ("{host}", False),
         ("http://evil.test", False),
         ("null", False),
         ("http://127.0.0.1", False),
