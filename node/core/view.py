@@ -72,8 +72,8 @@ class View:
 
     def want(self, *keys: Key) -> None:
         """Ask for several rows at once, to need one round only."""
-        layers = (self._staged, self.changed, self.loaded, self._hot)
-        missing = [key for key in keys if not any(key in layer for layer in layers)]
+        a, b, c, d = self._staged, self.changed, self.loaded, self._hot
+        missing = [key for key in keys if key not in a and key not in b and key not in c and key not in d]
         if missing:
             raise Missing(*missing)
 
