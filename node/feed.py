@@ -97,11 +97,13 @@ class Feed:
         """Positions become watermarks per log: what was pushed here is what can be acknowledged here."""
         seqs: dict[Log, int] = {}
         missing: dict[Log, list[int]] = {}
+        first: dict[Log, int] = {}
         upto = min(frame.position, max(self._pushed, self.acked))
         while self._window and self._window[0][0] <= upto:
             position, log, seq = self._window.popleft()
             if log is not None:
                 seqs[log] = max(seq, seqs.get(log, 0))
+                first[log] = min(seq, first.get(log, seq))
                 if position in frame.missing:
                     missing.setdefault(log, []).append(seq)
         if not self._window:
@@ -109,16 +111,16 @@ class Feed:
         if upto > self.acked or seqs:
             self.acked = max(self.acked, upto)
             for log, seq in seqs.items():
-                self._owe(Seen(log, seq, missing=tuple(missing.get(log, ()))))
+                self._owe(Seen(log, seq, missing=tuple(missing.get(log, ())), since=first[log] - 1))
             if not self._telling:
                 self._tell()
         if self._full:
             self.wake.set()
 
     def _owe(self, seen: Seen) -> None:
-        before = self._owed.get(seen.log, Seen(seen.log))
-        upto = max(before.delivered, seen.delivered)
-        self._owed[seen.log] = Seen(seen.log, upto, missing=before.missing + seen.missing)
+        before = self._owed.get(seen.log, seen)
+        upto, since = max(before.delivered, seen.delivered), min(before.since, seen.since)
+        self._owed[seen.log] = Seen(seen.log, upto, missing=tuple({*before.missing, *seen.missing}), since=since)
 
     def _tell(self) -> None:
         """One at a time: if the store refuses one, the device's cursor must not have passed it with the next."""

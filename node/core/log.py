@@ -198,12 +198,17 @@ def unpack(raw: bytes) -> tuple[int, ...]:
     return tuple(int.from_bytes(raw[i : i + 8], "big") for i in range(0, len(raw), 8))
 
 
-def merge(old: rows.Receipt | None, new: rows.Receipt) -> rows.Receipt:
-    """Watermarks merge by maximum, and what one device opened no other makes missing again (PROTOCOL.md 6.2)."""
+def merge(old: rows.Receipt | None, new: rows.Receipt, since: int = 0) -> rows.Receipt:
+    """Watermarks merge by maximum, and what one device opened no other makes missing again (PROTOCOL.md 6.2).
+
+    `new` says nothing about numbers up to `since`: what was missing there still is.
+    """
     if old is None:
         return new
     was, now = set(unpack(old.missing)), set(unpack(new.missing))
-    missing = {n for n in was | now if (n in was or n > old.delivered) and (n in now or n > new.delivered)}
+    missing = {
+        n for n in was | now if (n in was or n > old.delivered) and (n in now or n > new.delivered or n <= since)
+    }
     return rows.Receipt(
         old.log, old.node, old.local,
         max(old.sent, new.sent), max(old.delivered, new.delivered), max(old.read, new.read), pack(missing),

@@ -21,6 +21,7 @@ class Seen:
     delivered: int = 0
     read: int = 0
     missing: tuple[int, ...] = ()
+    since: int = 0  # says nothing about `missing` up to here
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def _progress(view: View, context: Context, local: str, seen: Seen) -> api.Mark 
     new = rows.Receipt(
         head.log, context.node, local, delivered, delivered, read, log.pack(seen.missing), now, now, now
     )  # fmt: skip
-    receipt = log.merge(old, new)
+    receipt = log.merge(old, new, seen.since)
     if old is not None and receipt == old:
         return None
     view.put(receipt)
@@ -272,4 +273,4 @@ def parse_mark(conversation: bytes, mark: api.Mark) -> Seen:
         origin, log_ = from_text(mark.origin, NODE_ID_BYTES), from_text(mark.log, INCARNATION_BYTES)
     except ValueError as error:
         raise ApiError("bad_request", str(error)) from None
-    return Seen(Log(conversation, origin, log_), read=mark.seq)
+    return Seen(Log(conversation, origin, log_), read=mark.seq, since=mark.seq)

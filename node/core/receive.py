@@ -16,7 +16,7 @@ from federation.event import (
     signature_holds,
     stamp_ms,
 )
-from federation.identity import check_chain, decode_chain
+from federation.identity import check_chain, decode_chain, event_keys
 from federation.ids import Log, User, digest, direct_conversation, notice_conversation
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.core import log, rows
@@ -28,9 +28,11 @@ KEYS_CACHED_MAX = 256  # of at most 30 kB each
 
 
 @lru_cache(KEYS_CACHED_MAX)
-def _key(chain: bytes) -> bytes:
-    """The key that speaks for a peer: a long chain costs more to check than a segment, and all wait for it."""
-    return check_chain(decode_chain(chain)).key
+def _keys(chain: bytes) -> tuple[bytes, ...]:
+    """A peer's keys, newest first: a long chain costs more to check than a segment, and all wait for it."""
+    decoded = decode_chain(chain)
+    check_chain(decoded)
+    return event_keys(decoded)
 
 
 class Refuse(Exception):
@@ -76,18 +78,18 @@ class Receive:
             verdicts.append(Verdict(self.segment.first, "later", "not_accepted", "not accepted here yet"))
             return self._ack(view, verdicts)
         self._want(view, context)
-        key = _key(peer.chain)
+        keys = _keys(peer.chain)
         for number, signed in enumerate(self.segment.events):
             head = view.get(rows.LogHead, self._log.key)
             known = head.seq if head else 0
             seq = self.segment.first + number
             if seq <= known:
-                verdicts += self._repeat(view, context, seq, signed, key)
+                verdicts += self._repeat(view, context, seq, signed, keys)
                 continue
             try:
                 if seq > known + 1:
                     raise Later("gap", f"have {known}, was offered {seq}")
-                event = self._check(view, context, signed, seq, head, key)
+                event = self._check(view, context, signed, seq, head, keys)
                 self._take(view, context, event, peer)
             except Later as error:
                 verdicts.append(Verdict(seq, "later", error.code, error.reason[:200]))
@@ -118,7 +120,7 @@ class Receive:
         return LogAck(*self._log, head.seq if head else 0, tuple(verdicts))
 
     def _check(
-        self, view: View, context: Context, signed: Signed, seq: int, head: rows.LogHead | None, key: bytes
+        self, view: View, context: Context, signed: Signed, seq: int, head: rows.LogHead | None, keys: tuple[bytes, ...]
     ) -> Event:
         event = read_event(signed)
         header = event.header
@@ -126,7 +128,7 @@ class Receive:
             raise Refuse("bad_event", "the event is not of the log it was sent in")
         if header.previous != (head.head if head else None):
             raise Refuse("bad_event", "the event does not follow the one before it")
-        if not signature_holds(event, key):
+        if not any(signature_holds(event, key) for key in keys):
             raise Refuse("bad_signature", "the event is not signed by its origin's key")
         if stamp_ms(header.stamp) > context.now_ms + FUTURE_MS_MAX:
             raise Refuse("clock", "the stamp is more than a day ahead; check the clocks of both nodes")
@@ -191,15 +193,17 @@ class Receive:
         )  # fmt: skip
         view.put(rows.LogHead(self._log.key, *self._log, seq, event, head.stamp if head else 0))
 
-    def _lies(self, signed: Signed, seq: int, key: bytes) -> bool:
+    def _lies(self, signed: Signed, seq: int, keys: tuple[bytes, ...]) -> bool:
         """Whether the origin really signed this for the same number of the same log."""
         try:
             event = read_event(signed)
         except ProtocolError:
             return False
-        return event.header.log == self._log and event.header.seq == seq and signature_holds(event, key)
+        if event.header.log != self._log or event.header.seq != seq:
+            return False
+        return any(signature_holds(event, key) for key in keys)
 
-    def _repeat(self, view: View, context: Context, seq: int, signed: Signed, key: bytes) -> list[Verdict]:
+    def _repeat(self, view: View, context: Context, seq: int, signed: Signed, keys: tuple[bytes, ...]) -> list[Verdict]:
         """The same number again: the same event meets the same answer, and another one proves that the origin
         lies (PROTOCOL.md 4.11). A refusal is said again: its first acknowledgement may have been lost."""
         stored = view.get(rows.StoredEvent, self._log.key, seq)
@@ -207,7 +211,7 @@ class Receive:
         if stored is None:
             return []
         if event_id(stored.header) != other:
-            if self._lies(signed, seq, key):  # else it proves nothing, and would only fill the disk
+            if self._lies(signed, seq, keys):  # else it proves nothing, and would only fill the disk
                 view.put(rows.Evidence(other, self._log.key, seq, signed.header, signed.signature, context.now_ms))
                 view.hint("evidence", self.peer)
             return [Verdict(seq, "refused", "equivocation", "another event was received under this number before")]

@@ -179,3 +179,37 @@ async def test_what_one_device_opened_no_other_makes_missing_again(bench: Bench,
         await bench.do(Acknowledge("alice", bytes([n]) * 16, 0, (told[n],)))
     receipt = await bench.get(rows.Receipt, log.key, bench.context.node, "alice")
     assert (receipt.delivered, unpack(receipt.missing)) == (4, (3,))
+
+
+async def test_a_device_that_says_nothing_of_older_messages_opens_none(bench: Bench) -> None:
+    """An acknowledgement is of what came since the one before; a read mark opens nothing that was not opened."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    segment = far.segment(bench.user("alice"), [b"%d" % n for n in range(6)])
+    await bench.do(Receive(far.node, segment))
+    log = Log(segment.conversation, far.node, far.incarnation)
+    for seen in (Seen(log, 2, missing=(2,)), Seen(log, 4, since=2), Seen(log, read=5, since=5)):
+        await bench.do(Acknowledge("alice", b"1" * 16, 0, (seen,)))
+    receipt = await bench.get(rows.Receipt, log.key, bench.context.node, "alice")
+    assert (receipt.delivered, receipt.read, unpack(receipt.missing)) == (5, 5, (2,))
+    await bench.do(Acknowledge("alice", b"2" * 16, 0, (Seen(log, 3),)))
+    receipt = await bench.get(rows.Receipt, log.key, bench.context.node, "alice")
+    assert unpack(receipt.missing) == (), "another device opened it"
+
+
+@pytest.mark.parametrize(("rotations", "code"), [(1, ""), (7, ""), (8, "bad_signature")])
+async def test_what_was_signed_before_a_rotation_still_stands(bench: Bench, rotations: int, code: str) -> None:
+    """A message may wait for longer than a key lives (PROTOCOL.md 4.5)."""
+    far = Far()
+    await bench.people("alice")
+    segment = far.segment(bench.user("alice"), [b"old"])
+    for number in range(rotations):
+        key = NodeKey(bytes([number]) * 32)
+        far.chain, far.key = rotate(far.chain, key.public, far.key, "signing"), key
+    await bench.befriend(far)
+    ack = await bench.do(Receive(far.node, segment))
+    assert [v.code for v in ack.verdicts] == ([code] if code else [])
+    previous = event_id(segment.events[0].header)
+    ack = await bench.do(Receive(far.node, far.segment(bench.user("alice"), [b"new"], first=2, previous=previous)))
+    assert (ack.seq, ack.verdicts) == (2, ())

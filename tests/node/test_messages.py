@@ -15,7 +15,7 @@ from node.api import ApiError
 from node.config import Limits
 from node.core import rows
 from node.node import Node
-from node.storage import reads
+from node.storage import direct, reads
 from node.storage.schema import TABLES
 from tests.node.helpers import WAIT_S, Client, again, befriend, config, connect, stranger, two_nodes
 
@@ -119,6 +119,14 @@ async def test_a_message_over_the_configured_size_is_refused_and_one_of_a_peer_i
         await bob.send("bob@b.test", bytes(256))
         await alice.send("bob@b.test", bytes(257))
         await bob.message(bytes(257))
+
+
+async def test_history_does_not_go_on_before_a_message_of_another_conversation(node: Node) -> None:
+    alice = await connect(node, "alice")
+    await alice.send("ann@a.test", b"1")
+    note = await alice.send("alice@a.test", b"2")
+    for before in (note.event, to_text(b"?" * 32)):
+        assert await refused(alice, api.GetHistory, "ann@a.test", before=before) == "not_found"
 
 
 async def test_nothing_is_shown_to_people_outside_the_conversation(node: Node) -> None:
@@ -314,8 +322,12 @@ def counting(node: Node) -> Iterator[list[str]]:
     def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         seen.append(statement)
 
+    def run(connection: Any, sql: str, values: Any, call: Any = direct.run) -> Any:
+        seen.append(sql)
+        return call(connection, sql, values)
+
     event.listen(engine, "before_cursor_execute", note)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(direct, "run", run)
         yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
+    event.remove(engine, "before_cursor_execute", note)
