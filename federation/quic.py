@@ -76,10 +76,14 @@ class Connection:
         self._guard(self._receive, data, addr)
 
     def schedule(self) -> None:
-        """Send what is due at the end of this loop turn: many writes, one batch of datagrams."""
+        """Send what is due at the end of the next loop turn: many writes, one batch of datagrams.
+
+        The next, since answers to what came in this one are often written there: that halves the packets of a
+        conversation and costs no time that anybody could notice.
+        """
         if not self._turn_scheduled and self.closed is None:
             self._turn_scheduled = True
-            self._loop.call_soon(self._guard, self._turn)
+            self._loop.call_soon(self._loop.call_soon, self._guard, self._turn)
 
     def close(self, reason: str = "", code: int = QuicErrorCode.NO_ERROR) -> None:
         """Say goodbye and forget the connection at once; unsent data is lost. Safe to repeat."""

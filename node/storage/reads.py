@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, func, or_, select
 
 from federation import wire
+from federation.ids import User
 from node.api import ApiError
 from node.core import rows
 from node.storage.direct import Prepared
@@ -176,12 +177,21 @@ def _less(columns: Any, values: tuple[Any, ...]) -> Any:
     return and_(columns[0] <= values[0], or_(*terms))
 
 
-def event_by_id(connection: Connection, event: bytes) -> tuple[Placed, rows.Conversation] | None:
+def event_by_id(
+    connection: Connection, event: bytes, member: User | None = None
+) -> tuple[Placed, rows.Conversation] | None:
+    """An event with its conversation. With `member` only one of theirs: to anybody else it is as if it were not there,
+    in the work it takes too."""
     query = (
         select(logs.c.seq * 0, logs.c.origin, logs.c.incarnation, *events.c)
         .join(logs, logs.c.log == events.c.log)
         .where(events.c.event == event)
     )
+    if member is not None:
+        c = conversations.c
+        first = and_(c.node_a == member.node, c.local_a == member.local)
+        second = and_(c.node_b == member.node, c.local_b == member.local)
+        query = query.join(conversations, c.conversation == events.c.conversation).where(or_(first, second))
     found = connection.execute(query).first()
     if found is None:
         return None
