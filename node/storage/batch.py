@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from node.core import rows
 from node.core.context import Context
 from node.core.view import Command, Key, Outcome, View, decide_all
+from node.storage import direct
 from node.storage.schema import NAMES
 
 ROUNDS_MAX = 6  # each round loads what the one before found missing; more means a decision chases its tail
@@ -98,7 +99,7 @@ def load(connection: Connection, statements: Statements, wanted: Iterable[Key], 
         values = tuple(part for key in padded for part in key)
         width = rows.KEYS[row]
         make = row._make  # type: ignore[attr-defined]
-        for found in connection.exec_driver_sql(statements.select(row, count), values):
+        for found in direct.run(connection, statements.select(row, count), values):
             view.loaded[row, tuple(found[:width])] = make(found)
 
 
@@ -113,9 +114,9 @@ def write(connection: Connection, statements: Statements, view: View) -> None:
             put.setdefault(row, []).append(tuple(value))
     for row in NAMES:
         if row in gone:
-            connection.exec_driver_sql(statements.delete[row], gone[row])
+            direct.run_many(connection, statements.delete[row], gone[row])
         if row in put:
-            connection.exec_driver_sql(statements.insert[row], put[row])
+            direct.run_many(connection, statements.insert[row], put[row])
 
 
 def run(

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, and_, bindparam, func, or_, select
 from federation import wire
 from node.api import ApiError
 from node.core import rows
+from node.storage.direct import Prepared
 from node.storage.schema import TABLES
 
 accounts, devices, invites, peers = (TABLES[r] for r in (rows.Account, rows.Device, rows.Invite, rows.Peer))
@@ -86,7 +87,7 @@ def mailbox(connection: Connection, local: str) -> rows.Mailbox:
 
 
 # Made once: to build a statement costs more than to run it.
-_MESSAGES = (
+_MESSAGES = Prepared(
     select(items.c.position, logs.c.origin, logs.c.incarnation, *events.c)
     .join(events, and_(events.c.log == items.c.log, events.c.seq == items.c.seq))
     .join(logs, logs.c.log == items.c.log)
@@ -94,7 +95,7 @@ _MESSAGES = (
     .order_by(items.c.position)
     .limit(bindparam("count"))
 )
-_FACTS = (
+_FACTS = Prepared(
     select(facts)
     .where(facts.c.local == bindparam("local"), facts.c.position > bindparam("after"))
     .order_by(facts.c.position)
@@ -108,8 +109,8 @@ def feed(
     """The mailbox past `after`, in order and bounded; the position up to which nothing is left out; whether more is
     there."""
     values = {"local": local, "after": after, "count": limit}
-    found: list[Placed | rows.Fact] = [_placed(row) for row in connection.execute(_MESSAGES, values)]
-    found += [rows.Fact._make(row) for row in connection.execute(_FACTS, values)]
+    found: list[Placed | rows.Fact] = [_placed(row) for row in _MESSAGES(connection, **values)]
+    found += [rows.Fact._make(row) for row in _FACTS(connection, **values)]
     found.sort(key=lambda item: item.position)
     more = len(found) >= limit
     size = 0
@@ -258,7 +259,7 @@ def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:
     return _all(connection, rows.LogHead, logs.c.conversation == conversation)
 
 
-_UNACKED = (
+_UNACKED = Prepared(
     select(*outbound.c, *logs.c, *conversations.c)
     .join(logs, logs.c.log == outbound.c.log)
     .join(conversations, conversations.c.conversation == logs.c.conversation)
@@ -271,7 +272,7 @@ _UNACKED = (
     .order_by(outbound.c.log)
     .limit(LOGS_MAX)
 )
-_RUN = (
+_RUN = Prepared(
     select(events)
     .where(events.c.log == bindparam("log"), events.c.seq > bindparam("after"))
     .order_by(events.c.seq)
@@ -290,7 +291,7 @@ class Unacked(NamedTuple):
 def unacked(connection: Connection, peer: bytes, after: bytes, upto: bytes = END) -> list[Unacked]:
     """A page of them by log key, past `after` and up to `upto`."""
     a, b = len(outbound.c), len(outbound.c) + len(logs.c)
-    found = connection.execute(_UNACKED, {"peer": peer, "after": after, "upto": upto})
+    found = _UNACKED(connection, peer=peer, after=after, upto=upto)
     return [
         Unacked(rows.Outbound._make(v[:a]), rows.LogHead._make(v[a:b]), rows.Conversation._make(v[b:])) for v in found
     ]
@@ -350,7 +351,7 @@ def log_run(connection: Connection, log: bytes, after: int, limit: int) -> list[
     """Events of one log past a number, in order, at most about half of BATCH_BYTES_MAX of them."""
     size = 0
     found: list[rows.StoredEvent] = []
-    for values in connection.execute(_RUN, {"log": log, "after": after, "count": limit}):
+    for values in _RUN(connection, log=log, after=after, count=limit):
         event = rows.StoredEvent._make(values)
         size += len(event.header) + len(event.body or b"") + 100
         if size > BATCH_BYTES_MAX // 2 and found:

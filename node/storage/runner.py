@@ -5,6 +5,7 @@ Each runner offers the same two calls: `write(work)` on the one writing connecti
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +15,14 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
+from node.storage import direct
+
 T = TypeVar("T")
 HIDDEN = {"hide_parameters": True}  # an error that quotes a statement must not quote what people wrote
 Work = Callable[[Connection], T]
 SQLITE_READERS = 2  # in threads; one more connection is for the loop
+# A deferred BEGIN that reads and then writes fails at once when another connection committed meanwhile.
+BEGIN = {True: "BEGIN IMMEDIATE", False: "BEGIN"}
 POSTGRES_READERS = 8
 
 
@@ -36,12 +41,15 @@ class Runner(Protocol):
     async def close(self) -> None: ...
 
 
-def sqlite_engine(path: Path, writer: bool, readers: int = SQLITE_READERS) -> Engine:
-    """WAL with synchronous=FULL; exactly one connection writes and checkpoints, readers cannot write."""
+def sqlite_engine(path: Path, writer: bool, connections: int = 1, begins: bool = True) -> Engine:
+    """WAL with synchronous=FULL; exactly one connection writes and checkpoints, readers cannot write.
+
+    With `begins` SQLAlchemy begins transactions; without, the caller does.
+    """
     engine = create_engine(
         f"sqlite:///{path}",
         poolclass=QueuePool,
-        pool_size=1 if writer else readers + 1,
+        pool_size=connections,
         max_overflow=0,
         connect_args={"check_same_thread": False},
         **HIDDEN,
@@ -55,12 +63,55 @@ def sqlite_engine(path: Path, writer: bool, readers: int = SQLITE_READERS) -> En
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
 
-    @event.listens_for(engine, "begin")
-    def _(connection: Connection) -> None:
-        # A deferred BEGIN that reads and then writes fails at once when another connection committed meanwhile.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+    if begins:
+
+        @event.listens_for(engine, "begin")
+        def _(connection: Connection) -> None:
+            connection.exec_driver_sql(BEGIN[writer])
 
     return engine
+
+
+class Owned:
+    """One connection whose transactions begin and end here, without what SQLAlchemy does around each."""
+
+    def __init__(self, path: Path, writer: bool) -> None:
+        self._engine = sqlite_engine(path, writer, begins=False)
+        self._begin = BEGIN[writer]
+        self._connection: Connection | None = None
+        self._raw: sqlite3.Connection
+
+    def begin(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+            self._connection.begin()  # as SQLAlchemy sees it; it stays for the connection's life
+            found = direct.raw(self._connection)
+            assert found is not None
+            self._raw = found
+        self._raw.execute(self._begin)
+        return self._connection
+
+    def commit(self) -> None:
+        self._raw.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._raw.in_transaction:
+            self._raw.execute("ROLLBACK")
+
+    def run(self, work: Work[T]) -> T:
+        connection = self.begin()
+        try:
+            result = work(connection)
+            self.commit()
+            return result
+        except BaseException:
+            self.rollback()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._engine.dispose()
 
 
 class SqliteRunner:
@@ -74,38 +125,44 @@ class SqliteRunner:
     alone = True
 
     def __init__(self, path: Path) -> None:
-        self._writer, self._reader = sqlite_engine(path, writer=True), sqlite_engine(path, writer=False)
+        self._writer, self._hot = Owned(path, writer=True), Owned(path, writer=False)
+        self._reader = sqlite_engine(path, writer=False, connections=SQLITE_READERS)
+        self._turn = asyncio.Lock()  # one transaction at a time, also when the caller of one was cancelled
         self._write_thread = ThreadPoolExecutor(1, "roost-writer")
         self._read_threads = ThreadPoolExecutor(SQLITE_READERS, "roost-reader")
 
     async def write(self, work: Work[T], small: bool = False) -> T:
         # Shielded: a cancelled caller must not leave a transaction open on the connection that everyone needs.
-        if small:
-            return await asyncio.shield(asyncio.ensure_future(self._small(work)))
-        loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._write_thread, self._run, self._writer, work))
+        return await asyncio.shield(asyncio.ensure_future(self._write(work, small)))
 
-    async def _small(self, work: Work[T]) -> T:
-        with self._writer.connect() as connection:
-            transaction = connection.begin()
-            result = work(connection)
-            await asyncio.get_running_loop().run_in_executor(self._write_thread, transaction.commit)
-            return result
+    async def _write(self, work: Work[T], small: bool) -> T:
+        run = asyncio.get_running_loop().run_in_executor
+        async with self._turn:
+            if not small:
+                return await run(self._write_thread, self._writer.run, work)
+            connection = self._writer.begin()
+            try:
+                result = work(connection)
+                await run(self._write_thread, self._writer.commit)
+                return result
+            except BaseException:
+                self._writer.rollback()
+                raise
 
     async def read(self, work: Work[T], hot: bool = False) -> T:
         if hot:
-            return self._run(self._reader, work)
-        return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._run, self._reader, work)
+            return self._hot.run(work)
+        return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._cold, work)
 
-    @staticmethod
-    def _run(engine: Engine, work: Work[T]) -> T:
-        with engine.begin() as connection:
+    def _cold(self, work: Work[T]) -> T:
+        with self._reader.begin() as connection:
             return work(connection)
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
+        self._hot.close()
         await loop.run_in_executor(self._read_threads, self._reader.dispose)
-        await loop.run_in_executor(self._write_thread, self._writer.dispose)
+        await loop.run_in_executor(self._write_thread, self._writer.close)
         self._read_threads.shutdown()
         self._write_thread.shutdown()
 

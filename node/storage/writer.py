@@ -6,6 +6,7 @@ database.
 """
 
 import asyncio
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ HOT_ROWS_MAX = 8192  # a few MiB
 LATER_S = 0.02  # how long what nobody waits for may wait for company
 WAITING_MAX = 16384  # commands waiting; beyond it callers are told `busy`
 BROKEN = ("08", "53", "57", "58", "XX")  # classes of SQLSTATE that are the database's own failure
+DATABASE = (DBAPIError, sqlite3.Error)
 T = TypeVar("T")
 
 
@@ -131,7 +133,7 @@ class Store:
                 raise  # the disk: stop, never retry
             if len(group) == 1:
                 # One command that cannot be written harms nobody else. A bug, so its caller is told.
-                _settle(group[0][1], error if not isinstance(error, DBAPIError) else ApiError("failed", "not stored"))
+                _settle(group[0][1], ApiError("failed", "not stored") if isinstance(error, DATABASE) else error)
                 return
             middle = len(group) // 2
             await self._commit(group[:middle])
@@ -184,6 +186,8 @@ def _broken(error: Exception) -> bool:
         code = str(getattr(error.orig, "sqlstate", None) or "")  # PostgreSQL: shut down, damaged, out of something
         damaged = type(error) is DatabaseError  # SQLite: malformed, or not a database
         return isinstance(error, OperationalError) or damaged or error.connection_invalidated or code[:2] in BROKEN
+    if isinstance(error, sqlite3.Error):  # of a statement that went to SQLite itself
+        return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
     return isinstance(error, OSError)
 
 

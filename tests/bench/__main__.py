@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -24,6 +25,7 @@ from node import admin, api, coding
 from node.client.websocket import open_websocket
 from node.config import Config
 from node.node import Node
+from node.storage import direct
 from tests.bench.ports import free_port
 
 SIGNING = NodeKey(b"bench".ljust(32))
@@ -82,17 +84,27 @@ class Peer:
 
 
 class Statements:
-    """SQL statements of every engine; an executemany is one."""
+    """SQL statements of every store; an executemany is one."""
 
     def __init__(self) -> None:
         self.count = 0
+        self._before = direct.run, direct.run_many
         event.listen(Engine, "before_cursor_execute", self._count)
+        direct.run, direct.run_many = map(self._counted, self._before)
 
     def _count(self, *_: object) -> None:
         self.count += 1
 
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            self.count += 1
+            return call(*args)
+
+        return counted
+
     def close(self) -> None:
         event.remove(Engine, "before_cursor_execute", self._count)
+        direct.run, direct.run_many = self._before
 
 
 async def federated(a: Node, sender: Peer, receiver: Peer, to: str, window: int, count: int) -> tuple[str, ...]:

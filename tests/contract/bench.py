@@ -1,11 +1,13 @@
 """A store without a node around it: what is submitted, what was committed, how many statements it took."""
 
 import asyncio
+import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from sqlalchemy import event
 
 from federation.event import Header, Signed, body_hash, sign_event
@@ -19,6 +21,7 @@ from node.core.people import AddAccount
 from node.core.progress import CloseNotices
 from node.core.send import Send
 from node.core.view import Command, Hint, Key, View
+from node.storage import direct
 from node.storage.migrate import migrate
 from node.storage.runner import open_runner
 from node.storage.writer import Store
@@ -110,10 +113,20 @@ class Bench:
         await self.close()
         self._new()
 
-    @property
-    def engine(self) -> Any:
-        engine = self.runner._writer
-        return getattr(engine, "sync_engine", engine)
+    def break_commits(self) -> None:
+        """From now on the disk takes no commit. PostgreSQL: the server ends our connection just then."""
+        writer = self.runner._writer
+        if self.runner.dialect == "sqlite":
+
+            def fail() -> None:
+                raise sqlite3.OperationalError("disk I/O error")
+
+            writer.commit = fail
+        else:
+
+            @event.listens_for(writer.sync_engine, "commit")
+            def _(connection: Any) -> None:
+                connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
 
     @contextmanager
     def counting(self) -> Iterator[list[str]]:
@@ -123,11 +136,21 @@ class Bench:
         def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
             seen.append(statement.split(" WHERE ")[0][:80])
 
-        event.listen(self.engine, "before_cursor_execute", note)
-        try:
+        def noted(call: Any) -> Any:
+            def called(connection: Any, sql: str, values: Any) -> Any:
+                if self.runner.dialect == "sqlite":
+                    note(connection, None, sql)
+                return call(connection, sql, values)
+
+            return called
+
+        engine = getattr(self.runner._writer, "sync_engine", None) or self.runner._writer._engine
+        event.listen(engine, "before_cursor_execute", note)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(direct, "run", noted(direct.run))
+            patch.setattr(direct, "run_many", noted(direct.run_many))
             yield seen
-        finally:
-            event.remove(self.engine, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", note)
 
     def user(self, local: str) -> User:
         return User(self.context.node, local)

@@ -5,8 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection
 from sqlalchemy.util import await_only
 
 from federation.ids import User, digest, direct_conversation
@@ -196,21 +195,11 @@ async def test_a_cancelled_transaction_is_finished_and_frees_the_connection(benc
         assert await bench.get(rows.Mailbox, "kept") == rows.Mailbox("kept", 1, 1)
 
 
-def break_commits(bench: Bench) -> None:
-    """From now on the disk takes no commit. PostgreSQL: the server ends our connection just then."""
-
-    @event.listens_for(bench.engine, "commit")
-    def _(connection: Any) -> None:
-        if bench.runner.dialect == "sqlite":
-            raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
-        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
-
-
 async def test_a_failed_commit_is_answered_ok_to_nobody(bench: Bench) -> None:
     await bench.people("alice", "bob")
     await bench.do(ChangeAccount("bob", display_name="Bob"))
     bench.hints.clear()
-    break_commits(bench)
+    bench.break_commits()
     group = [bench.store.submit(bench.send(f"k{n}", bench.user("bob"))) for n in range(8)]
     async with asyncio.timeout(20):
         outcomes = await asyncio.gather(*group, return_exceptions=True)

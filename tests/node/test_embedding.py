@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
 
 from node.admin import call
 from node.api import ApiError
@@ -78,11 +76,10 @@ async def test_a_hundred_lives_leave_nothing(tmp_path: Path) -> None:
 
 
 def break_disk(node: Node) -> None:
-    engine = node._runner._writer  # type: ignore[attr-defined]
+    def fail() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
 
-    @event.listens_for(engine, "commit")
-    def _(connection: object) -> None:
-        raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+    node._runner._writer.commit = fail  # type: ignore[attr-defined]
 
 
 async def test_a_failed_store_is_told_by_every_call_and_the_program_goes_on(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from node.api import ApiError
 from node.config import Limits
 from node.core import rows
 from node.node import Node
-from node.storage import reads
+from node.storage import direct, reads
 from node.storage.schema import TABLES
 from tests.node.helpers import WAIT_S, Client, again, befriend, config, connect, stranger, two_nodes
 
@@ -322,8 +322,12 @@ def counting(node: Node) -> Iterator[list[str]]:
     def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         seen.append(statement)
 
+    def run(connection: Any, sql: str, values: Any, call: Any = direct.run) -> Any:
+        seen.append(sql)
+        return call(connection, sql, values)
+
     event.listen(engine, "before_cursor_execute", note)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(direct, "run", run)
         yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
+    event.remove(engine, "before_cursor_execute", note)

@@ -10,8 +10,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
 
 from node import api
 from node.admin import call
@@ -137,12 +135,11 @@ async def test_a_failed_commit_stops_the_node(tmp_path: Path) -> None:
         await node.create_user("alice", "pw")
         alice = await connect(node, "alice")
         safe = await alice.send("alice@a.test", b"safe")
-        engine = node._runner._writer  # type: ignore[attr-defined]
 
-        @event.listens_for(engine, "commit")
-        def _(connection: object) -> None:
-            raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+        def fail() -> None:
+            raise sqlite3.OperationalError("disk I/O error")
 
+        node._runner._writer.commit = fail  # type: ignore[attr-defined]
         with pytest.raises(ApiError) as lost:
             await alice.send("alice@a.test", b"lost")
         assert lost.value.code == "failed"
