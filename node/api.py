@@ -335,6 +335,7 @@ class Damaged(msgspec.Struct, frozen=True, tag="damaged", tag_field="t", omit_de
     log: Id = ""
     seq: Count = 0
     upto: Count = 0  # the last of a run that is missing; else the same as seq
+    event: Id = ""  # what `before` of `history` takes
     position: Count = 0
 
 

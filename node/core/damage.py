@@ -118,6 +118,8 @@ _DEFAULTS: dict[tuple[type, str], Any] = {
     (rows.Peer, "name"): "",
     (rows.Peer, "state"): "pending",
     (rows.Peer, "addresses"): "",
+    (rows.Peer, "hints"): "",
+    (rows.Peer, "reach"): "public",
     (rows.Peer, "chain"): b"",  # the next hello proves itself by the node id
     (rows.Peer, "added_ms"): 0,
     (rows.Peer, "contact_ms"): 0,

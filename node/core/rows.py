@@ -222,8 +222,8 @@ class QuarantineSize(NamedTuple):
     """How much one peer has in quarantine: bounded."""
 
     peer: bytes
-    count: int
-    bytes: int
+    events: int
+    size_bytes: int
 
 
 KEYS: dict[type, int] = {

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, func, select
 
 from federation.event import Header, Signed, event_id, is_lost, lost_event
+from federation.ids import EVENT_ID_BYTES
 from node.core import damage, rows
 from node.storage.schema import NAMES, TABLES
 
@@ -62,9 +64,10 @@ class Broken(NamedTuple):
     incarnation: bytes = b""
     seq: int = 0
     upto: int = 0
+    event: bytes = b""
 
 
-def placed(position: int, log: Any, seq: Any, head: Sequence[Any], values: Sequence[Any]) -> Placed | Broken:
+def placed(position: int, seq: Any, head: Sequence[Any], values: Sequence[Any]) -> Placed | Broken:
     """An event as joined: `head` is (conversation, origin, incarnation) of its log's row, `values` its own row."""
     event = made(rows.StoredEvent, values) if values[0] is not None else None
     if event is not None and not event.refused:
@@ -76,7 +79,8 @@ def placed(position: int, log: Any, seq: Any, head: Sequence[Any], values: Seque
     why = "damaged" if values[0] is not None else "missing"
     if event is not None:
         why = "lost"
-    return Broken(position, why, conversation, origin, incarnation, number, number)
+    name = values[2] if type(values[2]) is bytes and len(values[2]) == EVENT_ID_BYTES else b""
+    return Broken(position, why, conversation, origin, incarnation, number, number, name)
 
 
 def gaps(connection: Connection, page: list[Placed | Broken], newest: bool) -> list[Placed | Broken]:
@@ -104,7 +108,9 @@ def and_between(log: bytes, low: int, high: int) -> tuple[Any, ...]:
     return events.c.log == log, events.c.seq >= low, events.c.seq <= high
 
 
-def _marked(connection: Connection, page: list[Placed | Broken], log: bytes, low: int, last: int) -> list[Placed | Broken]:
+def _marked(
+    connection: Connection, page: list[Placed | Broken], log: bytes, low: int, last: int
+) -> list[Placed | Broken]:
     first = next(i for i in page if isinstance(i, Placed) and i.event.log == log)
     query = select(func.max(events.c.seq)).where(events.c.log == log, events.c.seq < low)
     before = connection.execute(query).scalar()
@@ -112,7 +118,7 @@ def _marked(connection: Connection, page: list[Placed | Broken], log: bytes, low
     found = connection.execute(select(events.c.seq).where(*and_between(log, low, last)).order_by(events.c.seq))
     numbers = [before, *(seq for (seq,) in found), last + 1]
     out = list(page)
-    for a, b in zip(numbers, numbers[1:], strict=False):
+    for a, b in pairwise(numbers):
         if b > a + 1:
             query = select(quarantine.c.seq).where(quarantine.c.log == log, quarantine.c.seq == a + 1)
             why = "quarantined" if connection.execute(query).first() is not None else "missing"
@@ -125,9 +131,7 @@ def _marked(connection: Connection, page: list[Placed | Broken], log: bytes, low
     return out
 
 
-def run(
-    connection: Connection, head: rows.LogHead, after: int, found: Sequence[Any], upto: int
-) -> list[Signed]:
+def run(connection: Connection, head: rows.LogHead, after: int, found: Sequence[Any], upto: int) -> list[Signed]:
     """The events of our log past `after` up to `upto` for a link: `found` are the rows that are there.
 
     In place of each that is damaged or missing stands its mark (PROTOCOL.md 4.13).
@@ -161,8 +165,7 @@ def _id(connection: Connection, head: rows.LogHead, seq: int, good: dict[int, ro
 # --- rows that only sum up others -----------------------------------------------------------------------------------
 def rebuilt(connection: Connection, row: type, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """One of REBUILT again from what it sums up; none where there is nothing."""
-    made_by: Callable[..., Any] = _REBUILD[row]
-    again: tuple[Any, ...] | None = made_by(connection, *key)
+    again: tuple[Any, ...] | None = _REBUILD[row](connection, *key)
     return again
 
 
@@ -219,7 +222,7 @@ def _destination(connection: Connection, peer: bytes) -> rows.Destination:
     return rows.Destination(peer, sum(r.head - r.acked for r in each(rows.Outbound, connection.execute(query))))
 
 
-_REBUILD = {
+_REBUILD: dict[type, Callable[..., Any]] = {
     rows.LogHead: _log_head, rows.Mailbox: _mailbox, rows.Outbound: _outbound, rows.Destination: _destination,
 }  # fmt: skip
 REBUILT = frozenset(_REBUILD)
