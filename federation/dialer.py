@@ -9,8 +9,9 @@ from typing import Self
 from aioquic.quic.connection import NetworkAddress
 
 from federation.credit import NodeQuic, configuration
+from federation.identity import address_text
 from federation.ports import ChannelClosed
-from federation.quic import Connection, QuicChannel, address_text
+from federation.quic import Connection, QuicChannel
 from federation.reach import Reach, may_call
 
 RECEIVE_BYTES_MAX = 2048  # a longer datagram is cut and so dropped as undecryptable

@@ -93,6 +93,12 @@ class Running:
         self._beat = asyncio.Event()
         self.since_ms = clock.wall_ms()
 
+    @property
+    def transport(self) -> str:
+        """What carries the link and, where that is not the first choice, why; for people."""
+        kind, why = self._channel.binding.kind, self._channel.why
+        return f"{kind} ({why})" if why else kind
+
     async def run(self) -> str:
         work = (self._read(), self._send(), self._tick(), self._answer(), self._settle(), self._pulse())
         tasks = [asyncio.ensure_future(w) for w in work]

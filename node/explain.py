@@ -48,7 +48,7 @@ def _link_hop(node: "Node", queue: rows.Outbound, seq: int, log: Log) -> api.Hop
     if running is not None and log in node.host.paused:
         reason = f"{name} said later: {node.host.paused[log]}"
     elif running is not None and running.state.up:
-        reason = f"on its way to {name}"
+        reason = f"on its way to {name} over {running.transport}"
     elif running is not None:
         reason = f"{name} has not accepted this node yet (its administrator sees the knock)"
     elif backoff is not None and backoff.next_ms:

@@ -59,7 +59,7 @@ class Feed:
     async def run(self) -> None:
         """Push what is past the cursor while the window has room; the rest waits on disk."""
         position, hot = self.acked, False
-        while True:
+        while not self.over:
             self.wake.clear()
             self._full = len(self._window) >= api.FEED_ITEMS_MAX or self._window_bytes >= api.FEED_BYTES_MAX
             if not self._full:

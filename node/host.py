@@ -21,7 +21,7 @@ from node.core.progress import PeerAcked
 from node.core.quarantine import TRIES, Isolate
 from node.core.receive import Receive
 from node.directory import addresses
-from node.storage import reads
+from node.storage import outgoing
 from node.storage.writer import StoreFailed
 
 log = logging.getLogger("roost.node")
@@ -68,9 +68,9 @@ class Host:
     async def pending(self, peer: bytes, look: Look) -> Found:
         sent = {log.key: seq for log, seq in look.sent.items()}
         resting = {log.key for log in look.resting}
-        few = len(sent) + len(resting) < reads.LOGS_MAX  # to look past
+        few = len(sent) + len(resting) < outgoing.LOGS_MAX  # to look past
         runs, turn, more = await self._store.read(
-            reads.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new and few
+            outgoing.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new and few
         )
         return Found([_segment(run) for run in runs], turn, more)
 
@@ -149,7 +149,7 @@ def _later(segment: wire.Segment, code: str, reason: str) -> wire.LogAck:
     return wire.LogAck(segment.conversation, segment.origin, segment.incarnation, 0, (verdict,))
 
 
-def _segment(run: reads.Run) -> wire.Segment:
+def _segment(run: outgoing.Run) -> wire.Segment:
     head, c = run.of.head, run.of.conversation
     return wire.Segment(
         head.conversation, head.origin, head.incarnation, run.after + 1,

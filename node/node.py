@@ -10,11 +10,10 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from federation.identity import NodeLink
+from federation.identity import NodeLink, origin
 from federation.ids import CONVERSATION_ID_BYTES, INCARNATION_BYTES, User, direct_conversation, to_text
 from federation.link import Settings, Us
 from federation.memory import pair
@@ -384,12 +383,3 @@ class Node:
         self._session_tasks.add(task)
         task.add_done_callback(self._session_tasks.discard)
         return ours
-
-
-def origin(remote: str) -> bytes:
-    """Who counts as one stranger's address: an IPv4 address, or all of one IPv6 network, as one host may have it."""
-    host = remote.rpartition(":")[0].strip("[]")
-    try:
-        return ip_address(host).packed[:8]
-    except ValueError:
-        return host.encode()

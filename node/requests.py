@@ -86,7 +86,9 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
     conversation = node.conversation(device.local, frame.conversation)
     row = await node.store.read(reads.conversation_of, device.local, conversation)
     if row is None:
-        return api.History(())
+        if "@" not in frame.conversation:
+            raise ApiError("not_found", "no such conversation, or you are not in it")
+        return api.History(())  # with that person nothing was said yet
     before = event_id(frame.before) if frame.before else None
     bounds = (frame.limit, HISTORY_BYTES_MAX)
     page, more, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, *bounds)
@@ -138,6 +140,8 @@ async def decline(session: "Session", frame: api.Decline) -> api.Done:
 async def _consent(session: "Session", text: str, yes: bool) -> api.Done:
     device = session.logged_in()
     conversation = session.node.conversation(device.local, text)
+    if await session.node.store.read(reads.conversation_of, device.local, conversation) is None:
+        raise ApiError("not_found", "no such request")
     logs = await session.node.store.read(reads.logs_of, conversation)
     await session.node.store.submit(Consent(device.local, conversation, yes, tuple(log.log for log in logs)))
     return api.Done()
@@ -161,8 +165,8 @@ async def why(session: "Session", frame: api.GetWhy) -> api.Why:
 
 async def _visible(session: "Session", local: str, text: str) -> tuple[reads.Placed, rows.Conversation]:
     """An event of a conversation of this user; anything else is uniformly not found."""
-    found = await session.node.store.read(reads.event_by_id, event_id(text))
-    if found is None or User(session.node.us.node, local) not in members(found[1]):
+    found = await session.node.store.read(reads.event_by_id, event_id(text), User(session.node.us.node, local))
+    if found is None:
         raise ApiError("not_found", "no such message here, or not one of yours")
     return found
 

@@ -49,7 +49,7 @@ class Lights(msgspec.Struct, frozen=True):
     me: Literal["up", "down", "connecting"] = "connecting"  # this device to its node
     me_since: int = 0  # ms since 1970; of up, or of not being up
     peers: dict[str, tuple[str, int]] = {}  # node name -> (up, down or connecting; since)
-    reason: str = ""
+    reason: str = ""  # why not up, or why up but not over QUIC
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -65,17 +65,10 @@ class Hot:
 
     def __init__(self, rows_max: int) -> None:
         self._max = rows_max
-        self._rows: dict[Key, tuple[Any, ...] | None] = {}  # oldest use first
-
-    def find(self, key: Key, view: View) -> bool:
-        """Put a known row into the view."""
-        if key not in self._rows:
-            return False
-        view.loaded[key] = self._rows[key]
-        return True
+        self.rows: dict[Key, tuple[Any, ...] | None] = {}  # oldest use first
 
     def forget(self) -> None:
-        self._rows.clear()
+        self.rows.clear()
 
     def keep(self, view: View) -> None:
         """After the commit, and only then: what the batch read and what it changed."""
@@ -83,10 +76,10 @@ class Hot:
             return
         for key, value in (*view.loaded.items(), *view.changed.items()):
             if key[0] in CHANGING:
-                self._rows.pop(key, None)
-                self._rows[key] = value
-        while len(self._rows) > self._max:
-            del self._rows[next(iter(self._rows))]
+                self.rows.pop(key, None)
+                self.rows[key] = value
+        while len(self.rows) > self._max:
+            del self.rows[next(iter(self.rows))]
 
 
 def load(
@@ -98,7 +91,7 @@ def load(
     """
     by_table: dict[type, list[tuple[Any, ...]]] = {}
     for row, key in wanted:
-        if (row, key) not in view.loaded and not hot.find((row, key), view):
+        if (row, key) not in view.loaded and (row, key) not in hot.rows:
             view.loaded[row, key] = None
             by_table.setdefault(row, []).append(key)
     for row, keys in ((r, k[i : i + KEYS_MAX]) for r, k in by_table.items() for i in range(0, len(k), KEYS_MAX)):
@@ -155,7 +148,7 @@ def run(
     heal: bool = False,
 ) -> tuple[list[Outcome], View]:
     """Decide and write a batch inside the caller's transaction; nothing is visible before its commit."""
-    view = View()
+    view = View(hot.rows)
     wanted: set[Key] = set()
     for command in commands:
         wanted.update(command.keys(context))

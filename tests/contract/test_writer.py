@@ -13,7 +13,7 @@ from node.api import ApiError
 from node.core import rows
 from node.core.people import AddAccount, AddDevice, ChangeAccount
 from node.core.progress import Acknowledge, Seen
-from node.core.view import View
+from node.core.view import Missing, View
 from node.storage import batch, reads
 from node.storage.migrate import migrate
 from node.storage.writer import WAITING_MAX, Store, StoreFailed
@@ -76,7 +76,11 @@ async def test_what_the_writer_used_last_needs_no_query_and_is_bounded(bench: Be
     hot, view = batch.Hot(2), View()
     view.loaded = {(rows.Account, (name,)): None for name in ("a", "b", "c")}
     hot.keep(view)
-    assert [hot.find((rows.Account, (name,)), View()) for name in ("a", "b", "c")] == [False, True, True]
+    assert list(hot.rows) == [(rows.Account, ("b",)), (rows.Account, ("c",))]
+    seen_by = View(hot.rows)
+    assert seen_by.get(rows.Account, "b") is None
+    with pytest.raises(Missing):
+        seen_by.want((rows.Account, ("a",)), (rows.Account, ("c",)))
 
 
 async def test_what_nobody_waits_for_rides_along_or_goes_after_a_while(bench: Bench) -> None:
