@@ -34,6 +34,7 @@ class Host(Protocol):
     def send_datagrams(self, datagrams: Sequence[tuple[bytes, NetworkAddress]]) -> None: ...
     def cid_issued(self, cid: bytes, connection: "Connection") -> None: ...
     def cid_retired(self, cid: bytes) -> None: ...
+    def reset_known(self, token: bytes, connection: "Connection") -> None: ...
     def opened(self, connection: "Connection") -> None: ...
     def ended(self, connection: "Connection") -> None: ...
 
@@ -46,6 +47,7 @@ class Connection:
         self.alpn = ""  # negotiated, once ready
         self.channel: QuicChannel | None = None
         self.cids: list[bytes] = []  # under which the endpoint knows it
+        self.reset_token = b""  # under which it knows the end of it
         self.closed: str | None = None  # why, for a person; None while it lives
         self.ready = asyncio.Event()  # handshake done or connection closed
         self._host = host
@@ -91,6 +93,11 @@ class Connection:
             self.quic.close(error_code=code, reason_phrase=reason[:200])
             self._end(reason or "closed by this side")
 
+    def forgotten(self) -> None:
+        """The other side does not know this connection any more; it gets no answer (RFC 9000 section 10.3.1)."""
+        if self.closed is None:
+            self._end("the other side has forgotten this connection: it was restarted", quiet=True)
+
     def _guard(self, step: Callable[..., None], *args: object) -> None:
         if self.closed is not None:
             return
@@ -119,6 +126,9 @@ class Connection:
             self._arm()
         if self.channel is not None:
             self.channel.progressed()
+
+        if self.quic.reset_token != self.reset_token:  # the peer's connection id in use is another one
+            self._host.reset_known(self.quic.reset_token, self)
 
     def _transmit(self) -> None:
         datagrams = self.quic.datagrams_to_send(now=self._loop.time())
@@ -185,12 +195,12 @@ class Connection:
         if self.channel is not None and stream_id == self.channel.stream_id:
             self.close(reason)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, quiet: bool = False) -> None:
         """The last step of every life: nothing of the connection stays behind in loop or endpoint."""
         self.closed = reason
         try:
             # What aioquic keeps for its closing period is of no use: it would not even repeat the goodbye.
-            if self.quic.begun:  # never answer noise
+            if self.quic.begun and not quiet:  # never answer noise
                 self._host.send_datagrams(self.quic.datagrams_to_send(now=self._loop.time()))
         except Exception:  # the state may be what broke the connection
             logger.exception("goodbye to %s failed", self.remote)

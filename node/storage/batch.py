@@ -50,11 +50,13 @@ class Statements:
         width = len(key)
         one = [self.mark(i + 1) for i in range(width * count)]
         if width == 1:
-            where = f"{key[0]} IN ({', '.join(one)})"
-        else:
-            groups = ", ".join(f"({', '.join(one[i : i + width])})" for i in range(0, len(one), width))
-            where = f"({', '.join(key)}) IN ({groups if self.postgres else 'VALUES ' + groups})"
-        return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE {where}"
+            return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE {key[0]} IN ({', '.join(one)})"
+        groups = ", ".join(f"({', '.join(one[i : i + width])})" for i in range(0, len(one), width))
+        if self.postgres:
+            return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE ({', '.join(key)}) IN ({groups})"
+        # SQLite answers `(a, b) IN (VALUES ...)` by reading the whole table; CROSS JOIN keeps the keys outside.
+        where = " AND ".join(f"{name} = column{i}" for i, name in enumerate(key, 1))
+        return f"SELECT {', '.join(fields)} FROM (VALUES {groups}) CROSS JOIN {NAMES[row]} WHERE {where}"
 
 
 class Hot:
