@@ -5,6 +5,7 @@ import logging
 import socket
 import ssl
 import tempfile
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -67,6 +68,13 @@ class WebSocketChannel:
 
     async def close(self, reason: str = "") -> None:
         await self._socket.close(message=reason.encode()[:120])
+
+
+class Tls(SSLProtocol):
+    """One TLS connection. What asyncio reads at once is real memory for as long as the connection lives, 256 KiB each:
+    two thirds of what an idle client held, and open to strangers before they said a word."""
+
+    max_size = 16 << 10  # one TLS record
 
 
 class WebDoor:
@@ -134,7 +142,11 @@ class WebDoor:
         loop, transport = asyncio.get_running_loop(), None
         try:
             async with asyncio.timeout(HALF_OPEN_S):
-                transport, _ = await loop.connect_accepted_socket(lambda: handler, connection, ssl=context)
+                done = loop.create_future()
+                protocol = handler if context is None else Tls(loop, handler, context, done, server_side=True)
+                transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection)
+                if context is not None:
+                    await done
                 await loop.create_future()
         except (TimeoutError, OSError):
             pass
