@@ -127,6 +127,53 @@ class Link(asyncio.Protocol):
                 self._transport.abort()
 
 
+class Person(Link):
+    """A client for a test of its own: sends, keeps what arrived, and tells when something did."""
+
+    address = ""  # where the test wants to know it
+
+    def __init__(self, token: str) -> None:
+        super().__init__(token)
+        self._sent: dict[int, asyncio.Future[str]] = {}
+        self.bodies: list[bytes] = []
+        self.arrived = asyncio.Event()
+
+    @classmethod
+    async def come(cls, port: int, token: str) -> "Person":
+        """Connected without TLS, and logged in."""
+        loop = asyncio.get_running_loop()
+        _, self = await loop.create_connection(lambda: cls(token), "127.0.0.1", port)
+        await asyncio.wait((self.ready, self.gone), return_when=asyncio.FIRST_COMPLETED)
+        assert self.ready.done(), self.why
+        return self
+
+    def send(self, to: str, body: bytes) -> "asyncio.Future[str]":
+        """Resolves with `accepted`, or with the code of the refusal."""
+        number = 10 + len(self._sent)
+        future = self._sent[number] = asyncio.get_running_loop().create_future()
+        self._write(api.Send(number, f"{self._token}-{number}", to, body))
+        return future
+
+    async def until(self, count: int, within_s: float) -> None:
+        """So many messages arrived."""
+        async with asyncio.timeout(within_s):
+            while len(self.bodies) < count:
+                self.arrived.clear()
+                await self.arrived.wait()
+
+    def pause(self, paused: bool) -> None:
+        (self._transport.pause_reading if paused else self._transport.resume_reading)()
+
+    def _take(self, got: api.FromNode) -> None:
+        if isinstance(got, api.Feed):
+            self.bodies += [i.body for i in got.items if isinstance(i, api.Message) and i.body is not None]
+            self.arrived.set()
+        if isinstance(got, api.Reply | api.Error) and (sent := self._sent.get(got.id or 0)) is not None:
+            sent.set_result("accepted" if isinstance(got, api.Reply) else got.code)
+            return
+        super()._take(got)
+
+
 class Crowd:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
