@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SEND_DEADLINE_S = 30.0  # a client that takes nothing for so long is dropped
 STRANGERS_MAX = 1024  # links that are not up, most of them knocks
 STRANGERS_PER_ORIGIN_MAX = 64  # of these from one address
+BACKLOG = 1024  # connections that the kernel keeps until they are accepted: all clients at once after a restart
 CLOSE_S = 2.0  # longest wait for the client's own goodbye
 WHY_TCP = "the other node called over TCP: it had no answer over QUIC"
 log = logging.getLogger("roost.web")
@@ -115,7 +116,9 @@ class WebDoor:
         except socket.gaierror:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, addr = found[0][0], found[0][4]
-        self._listener = socket.create_server(addr, family=family, dualstack_ipv6=family == socket.AF_INET6)
+        self._listener = socket.create_server(
+            addr, family=family, backlog=BACKLOG, dualstack_ipv6=family == socket.AF_INET6
+        )
         self._listener.setblocking(False)
         self._accepting = self._node.own(self._accept(self._listener, self._runner.server, context), "TCP port")
 

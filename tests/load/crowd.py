@@ -8,7 +8,6 @@ a ceiling that doubles.
 import asyncio
 import base64
 import os
-import random
 import ssl
 import sys
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 
 from node import api, coding
+from node.client.sync import FIRST_RETRY_S, RETRY_S_MAX, full_jitter
 
 BINARY, CLOSE, PING, PONG = 0x82, 8, 9, 0x8A
 CONNECT_S = 30.0
@@ -31,8 +31,7 @@ class Orders(msgspec.Struct, frozen=True):
     count: int
     parallel: int  # connections begun at once, when they first come
     tls: bool = False
-    retry_s: float = 1.0  # the first ceiling
-    retry_s_max: float = 60.0
+    hurry: float = 1.0  # times what the SDK waits before it comes back
 
 
 def frame(head: int, payload: bytes) -> bytes:
@@ -193,7 +192,8 @@ class Crowd:
             if link is not None:
                 await self._stay(number, link)
                 tries = 0
-            pause = random.uniform(0, min(self._orders.retry_s_max, self._orders.retry_s * 2.0**tries))
+            ceiling = FIRST_RETRY_S if tries == 0 else min(RETRY_S_MAX, 2.0 ** (tries - 1))
+            pause = full_jitter(ceiling * self._orders.hurry)
             tries += 1
             try:
                 async with asyncio.timeout(pause):
