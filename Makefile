@@ -49,7 +49,7 @@ format: venv  ## rewrite the code in our format
 	$(BIN)/ruff check --fix .
 
 fuzz: venv  ## every decoder for FUZZ_S seconds, guided by coverage
-	$(BIN)/python -m tests.fuzz $(FUZZ_S)
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
 sim: venv  ## one seeded run of the simulator: make sim SEED=7 TRACE=1
 	SEED=$(SEED) TRACE=$(TRACE) $(BIN)/python -m tests.sim

@@ -80,6 +80,7 @@ _yaml = (
     "name: a.test\nname: b.test\n",
     "a: &a [x]\nb: &b [*a,*a,*a]\nc: [*b,*b,*b]\n",
     "? [a, b]\n: 1\n",
+    "name: a\0test\n",
     "name: !!python/object/apply:os.system [x]\n",
     "name: 2026-01-01\nlisten: 12:30:45\n<<: {a: 1}\n",
 )

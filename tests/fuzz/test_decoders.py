@@ -125,24 +125,16 @@ def guided(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize("name", DECODERS)
 def test_b1_a_short_run_guided_by_coverage(name: str, tmp_path: Path) -> None:
     """The same in a process of its own, which atheris ends at the first thing that must not be."""
-    command = [sys.executable, "-m", "tests.fuzz", "--runs", "3000", "--only", name]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=110, env=os.environ | {"TMPDIR": str(tmp_path)}
-    )
+    done = guided(tmp_path, "--runs", "2000", "--only", name)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this Python or machine"
-)
+@needed
 def test_b1_what_is_broken_is_found(tmp_path: Path) -> None:
     """A decoder that lets an untyped error through, which only guidance finds in so many runs."""
-    command = [sys.executable, "-m", "tests.fuzz", "--runs", "200000", "--only", "frame", "--broken"]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=110, env=os.environ | {"TMPDIR": str(tmp_path)}
-    )
+    done = guided(tmp_path, "--runs", "200000", "--only", "frame", "--broken")
     assert done.returncode != 0
-    assert "this must not be" in done.stderr
+    assert "this must not be" in done.stdout + done.stderr
 
 
 def test_inputs_are_no_longer_than_a_frame_of_a_client() -> None:
