@@ -18,6 +18,7 @@ from federation.websocket import LINK_PATH, MESSAGE_BYTES_MAX, dial_link
 from node import api, coding
 from node.admin import call
 from node.client import connect as dial_node
+from node.errors import BusyPort
 from node.gateway import websocket
 from node.node import Node
 from tests.node.helpers import WAIT_S, befriend, connect, free_port, listening, two_nodes
@@ -64,10 +65,14 @@ async def up(node: Node, peer: bytes) -> None:
 @contextlib.asynccontextmanager
 async def everywhere(folder: Path) -> AsyncIterator[Node]:
     """A node that listens on all addresses, and so speaks TLS, reached on this machine."""
-    port = free_port()
-    config = listening(folder, "c.test")
-    config = msgspec.structs.replace(config, listen=f"0.0.0.0:{port}", advertise=(f"127.0.0.1:{port}",))
-    async with Node.open(config) as node:
+    async with contextlib.AsyncExitStack() as stack:
+        while True:
+            port = free_port()
+            config = listening(folder, "c.test")
+            config = msgspec.structs.replace(config, listen=f"0.0.0.0:{port}", advertise=(f"127.0.0.1:{port}",))
+            with contextlib.suppress(BusyPort):  # it was free on one address, a moment ago
+                node = await stack.enter_async_context(Node.open(config))
+                break
         await node.create_user("carol", "pw")
         yield node
 
