@@ -1,6 +1,6 @@
 """The node as federation sees it: looks things up, and submits what arrived (`federation.running.Host`)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,13 @@ from federation.ports import ChannelClosed
 from federation.reach import Reach, may_call, reach_from
 from federation.running import Found, Known, Look
 from node.api import ApiError
+from node.core.context import Context
+from node.core.heal import TakeBack
 from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked
 from node.core.receive import Receive
 from node.directory import addresses
+from node.healing import Healing
 from node.storage import reads
 from node.storage.writer import StoreFailed
 
@@ -28,9 +31,17 @@ if TYPE_CHECKING:
 STRANGERS_MAX = 1024  # nodes that no administrator decided on: a key costs nothing, and `open` ones are called
 
 
-class Host:
-    def __init__(self, store: "Store", directory: "Directory", light: Callable[[bytes, str, int], None]) -> None:
-        self._store, self._directory = store, directory
+class Host(Healing):
+    def __init__(
+        self,
+        store: "Store",
+        context: Context,
+        directory: "Directory",
+        light: Callable[[bytes, str, int], None],
+        hold: Callable[[str, int], Awaitable[None]],
+    ) -> None:
+        super().__init__(store, context, hold)
+        self._directory = directory
         self.light = light
         self.paused: dict[Log, str] = {}  # why a log waits at a peer, for `roost why`
 
@@ -68,7 +79,9 @@ class Host:
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         try:
             notices = not segment.members  # nobody waits for them
-            ack: wire.LogAck = await self._store.submit(Receive(peer, segment), later=notices)
+            home = segment.origin == self._context.node  # our own, lost here
+            command = TakeBack(peer, segment) if home else Receive(peer, segment)
+            ack: wire.LogAck = await self._store.submit(command, later=notices)
             return ack
         except ApiError as error:  # full or busy: the peer keeps it and offers it again
             verdict = wire.Verdict(segment.first, "later", error.code, error.message[: wire.REASON_CHARS_MAX])

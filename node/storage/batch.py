@@ -74,6 +74,9 @@ class Hot:
         view.loaded[key] = self._rows[key]
         return True
 
+    def forget(self) -> None:
+        self._rows.clear()
+
     def keep(self, view: View) -> None:
         """After the commit, and only then: what the batch read and what it changed."""
         if not self._max:
