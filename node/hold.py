@@ -83,16 +83,18 @@ async def watch(node: "Node") -> None:
     """Tell the witness file where the store is now. Not while the store is behind it."""
     if not node.watched or node.held:
         return
-    stamp = await node.store.read(reads.newest_stamp)
-    seen = witness.seen(node.us.node, node.life, node.us.incarnation, stamp, node.config.data_path)
-    if seen == node.watched[-1]:
-        return
+    folder, before = node.config.data_path, node.watched[-1]
+
+    def work(connection: "Connection") -> witness.Witness:  # in a thread that is there already
+        seen = witness.seen(node.us.node, node.life, node.us.incarnation, reads.newest_stamp(connection), folder)
+        if seen != before:
+            witness.write(folder, seen)
+        return seen
+
     try:
-        await asyncio.to_thread(witness.write, node.config.data_path, seen)
+        node.watched[-1] = await node.store.read(work)
     except OSError as error:
         log.error("the witness file was not written: %s", error)
-        return
-    node.watched[-1] = seen
 
 
 async def keep_watch(node: "Node") -> None:
