@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from federation import wire
 from federation.errors import ProtocolError
 from federation.event import Signed, read_event, signature_holds
-from federation.ids import LOG_KEY_BYTES
+from federation.ids import LOG_KEY_BYTES, notice_conversation
 from federation.ports import ChannelClosed
 from federation.running import Ask
 from node.api import ApiError
@@ -53,12 +53,12 @@ class Healing:
 
     async def recalled(self, peer: bytes, recall: wire.Recall) -> wire.Recalled:
         """The peer was restored: give back what it lacks, in steps that harm nobody else."""
-        said, after, lacking = dict(recall.logs), recall.after, 0
+        own, said, after, lacking = self._context.node, dict(recall.logs), recall.after, 0
+        notices = notice_conversation(own, peer)
         while True:
             if recall.whose == "mine":
-                page = await self._store.read(life.logs_of, peer, after, recall.upto, reads.LOGS_MAX)
+                page = await self._store.read(life.kept_logs, peer, notices, after, recall.upto, reads.LOGS_MAX)
             else:
-                own = self._context.node
                 page = await self._store.read(life.acked_logs, own, peer, after, recall.upto, reads.LOGS_MAX)
             less = {key: said.get(key, 0) for key, seq in page if said.get(key, 0) < seq}
             if less:

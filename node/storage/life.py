@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, delete, func, select, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
 from federation.identity import SIGNATURE_BYTES
 from federation.wire import Newest
@@ -13,6 +13,7 @@ from node.storage.schema import TABLES
 from node.witness import Witness, judge
 
 logs, events, outbound = TABLES[rows.LogHead], TABLES[rows.StoredEvent], TABLES[rows.Outbound]
+conversations = TABLES[rows.Conversation]
 metas, devices, invites = TABLES[rows.Meta], TABLES[rows.Device], TABLES[rows.Invite]
 LIFE, RESTORED, STORE, NODE = "life", "restored", "store", "node"
 
@@ -118,6 +119,18 @@ Marks = list[tuple[bytes, int]]  # log keys, ascending, and a number in each
 def logs_of(connection: Connection, origin: bytes, after: bytes, upto: bytes, limit: int) -> Marks:
     """How far the logs of an origin are here."""
     query = select(logs.c.log, logs.c.seq).where(logs.c.origin == origin, logs.c.log > after, logs.c.log <= upto)
+    return _marks(connection, query.order_by(logs.c.log), limit)
+
+
+def kept_logs(connection: Connection, origin: bytes, notices: bytes, after: bytes, upto: bytes, limit: int) -> Marks:
+    """How far the logs of an origin are here that can be given back to it: whose conversation is known. Where the
+    first message was refused already, it is not, and neither is what was said."""
+    query = (
+        select(logs.c.log, logs.c.seq)
+        .outerjoin(conversations, conversations.c.conversation == logs.c.conversation)
+        .where(logs.c.origin == origin, logs.c.log > after, logs.c.log <= upto)
+        .where(or_(conversations.c.kind.is_not(None), logs.c.conversation == notices))
+    )
     return _marks(connection, query.order_by(logs.c.log), limit)
 
 

@@ -634,7 +634,7 @@ async def test_a_node_that_is_an_old_copy_ends_the_link_and_says_why() -> None:
     b.host.held_of[a.id] = newest(a)
     a.host.well = False
     async with running(net):
-        await b.host.until(lambda: ("down" in [state for _, state in b.host.lights]))
+        await b.host.until(lambda: "down" in [state for _, state in b.host.lights])
         await quiet()
         assert not a.service.links
         assert not a.up(b)
