@@ -8,13 +8,15 @@ from typing import Self
 
 from aioquic.quic.connection import NetworkAddress
 
-from federation.credit import NodeQuic, configuration
+from federation.credit import RESET_TOKEN_BYTES, NodeQuic, configuration
+from federation.identity import address_text
 from federation.ports import ChannelClosed
-from federation.quic import Connection, QuicChannel, address_text
+from federation.quic import Connection, QuicChannel
 from federation.reach import Reach, may_call
 
 RECEIVE_BYTES_MAX = 2048  # a longer datagram is cut and so dropped as undecryptable
 READ_BATCH_MAX = 32  # datagrams read per wake-up, so that one socket cannot starve the loop
+RESET_BYTES_MIN = 5 + RESET_TOKEN_BYTES  # RFC 9000 section 10.3
 CID_BYTES = 8  # length of the connection ids we issue
 SOCKET_BYTES = 4 << 20  # kernel buffer each way, as far as the system allows
 IDLE_S = 60.0  # silence after which a connection is dead
@@ -36,6 +38,8 @@ class Dialer:
         self._lookup_family = socket.AF_UNSPEC
         self._closed = False
         self._live: dict[Connection, None] = {}  # a set in order
+        self._forgotten_by: dict[bytes, Connection] = {}  # by the token that ends it
+        self._reset_key = b""
         self.bytes_received = self.bytes_sent = 0
 
     async def __aenter__(self) -> Self:
@@ -108,13 +112,29 @@ class Dialer:
             self._connections.pop(cid, None)  # its retirement may have come first
         connection.cids = []
         self._live.pop(connection, None)
+        self._forgotten_by.pop(connection.reset_token, None)
 
-    def stray(self, data: bytes, addr: NetworkAddress, sock: socket.socket) -> None:
-        """A datagram of no known connection: not for one who only dials."""
+    def reset_known(self, token: bytes, connection: Connection) -> None:
+        self._forgotten_by.pop(connection.reset_token, None)
+        connection.reset_token = token
+        if token:
+            self._forgotten_by[token] = connection
+
+    def stray(self, data: bytes, addr: NetworkAddress) -> None:
+        """A datagram of no known connection: for one who only dials, perhaps the end of one."""
+        self.ended_by(data, addr)
+
+    def ended_by(self, data: bytes, addr: NetworkAddress) -> bool:
+        """Whether it was a stateless reset (RFC 9000 section 10.3.1), which has been heeded."""
+        connection = self._forgotten_by.get(data[-RESET_TOKEN_BYTES:]) if len(data) >= RESET_BYTES_MIN else None
+        if connection is None or connection.quic.get_peer_address() != addr:
+            return False
+        connection.forgotten()
+        return True
 
     async def _dial(self, target: NetworkAddress, alpn: str, timeout: float) -> QuicChannel:
         config = configuration(is_client=True, alpns=[alpn], idle_s=self._idle_s)
-        connection = self._begin(NodeQuic(config, worker=self._worker))
+        connection = self._begin(NodeQuic(config, worker=self._worker, reset_key=self._reset_key))
         try:
             connection.connect(target)
             async with asyncio.timeout(timeout):
@@ -183,4 +203,4 @@ class Dialer:
             if connection is not None:
                 connection.receive(data, addr)
             elif not self._closed:
-                self.stray(data, addr, sock)
+                self.stray(data, addr)

@@ -4,8 +4,10 @@ Signing happens only through the typed, domain-separated calls of `NodeKey`; not
 peer has put together.
 """
 
+import hashlib
 import re
-from typing import Annotated, Literal, NamedTuple
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
@@ -98,6 +100,10 @@ class NodeKey:
     def sign(self, domain: str, data: bytes) -> bytes:
         """64 bytes over a domain tag and data; domains are listed in PROTOCOL.md 2.5."""
         return crypto_sign(_signed(domain, data), self._secret)[:crypto_sign_BYTES]
+
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes that only who has the key can know, the same in each process life; not for signing."""
+        return hashlib.sha256(self.sign("secret", purpose.encode())).digest()  # a signature that never leaves
 
 
 def new_chain(signing: NodeKey, recovery_public: bytes, salt: bytes) -> Chain:
@@ -221,3 +227,20 @@ def split_host_port(text: str) -> tuple[str, int]:
     if match is None or int(match["port"]) > 65535:
         raise AddressError(f"{text[:80]!r} is not HOST:PORT, for example 192.0.2.7:7701")
     return match["host"] or match["v6"], int(match["port"])
+
+
+def origin(remote: str) -> bytes:
+    """Who counts as one stranger's address: an IPv4 address, or all of one IPv6 network, as one host may have it."""
+    host = remote.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).packed[:8]
+    except ValueError:
+        return host.encode()
+
+
+def address_text(addr: tuple[Any, ...] | None) -> str:
+    """`192.0.2.7:7701`, `[2001:db8::1]:7701`; for people."""
+    if addr is None:
+        return "nowhere"
+    host = str(addr[0]).removeprefix("::ffff:")
+    return f"[{host}]:{addr[1]}" if ":" in host else f"{host}:{addr[1]}"

@@ -66,6 +66,7 @@ def check_local_name(name: str) -> str:
     return name
 
 
+@lru_cache(CACHED_MAX)
 def check_domain(name: str) -> str:
     """A node's name as lower-case A-labels, or `AddressError` (PROTOCOL.md 1.4, RFC 5890 section 2.3.2.1).
 

@@ -215,7 +215,7 @@ class Link:
     def _check(self, frame: wire.Events) -> tuple[wire.Segment, ...]:
         assert self.peer is not None
         for segment in frame.segments:
-            if segment.origin not in (self.peer.node, self._us.node):  # our own come home (PROTOCOL.md 5.11)
+            if segment.origin not in (self.peer.node, self._us.node):  # our own come home (PROTOCOL.md 10.3)
                 raise ProtocolError("not_member", "a log of a third node, in no group of ours", "5.9")
         return frame.segments
 

@@ -27,6 +27,8 @@ class _Pipe:
 class MemoryChannel:
     """One end of `pair()`; a `ports.Channel`."""
 
+    why = ""
+
     def __init__(self, incoming: _Pipe, outgoing: _Pipe, binding: Binding) -> None:
         self._in, self._out = incoming, outgoing
         self.binding = binding

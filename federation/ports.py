@@ -34,6 +34,11 @@ class Channel(Protocol):
         """Where the other side is, for people: `192.0.2.7:7701` or `memory`."""
         ...
 
+    @property
+    def why(self) -> str:
+        """Why it is not the first choice of transport, for people; empty where it is."""
+        ...
+
     async def send(self, *frames: bytes) -> None:
         """Hand over frames in one write; returns once the backlog is below its bound.
 

@@ -16,6 +16,8 @@ from aioquic.quic.connection import NetworkAddress
 from aioquic.quic.packet import QuicErrorCode
 
 from federation.credit import NodeQuic
+from federation.framing import Cutter, framed
+from federation.identity import address_text
 from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, Binding, ChannelClosed
 
 BACKLOG_BYTES_MAX = 256 << 10  # written but not acknowledged; above it `send` waits
@@ -32,6 +34,7 @@ class Host(Protocol):
     def send_datagrams(self, datagrams: Sequence[tuple[bytes, NetworkAddress]]) -> None: ...
     def cid_issued(self, cid: bytes, connection: "Connection") -> None: ...
     def cid_retired(self, cid: bytes) -> None: ...
+    def reset_known(self, token: bytes, connection: "Connection") -> None: ...
     def opened(self, connection: "Connection") -> None: ...
     def ended(self, connection: "Connection") -> None: ...
 
@@ -44,6 +47,7 @@ class Connection:
         self.alpn = ""  # negotiated, once ready
         self.channel: QuicChannel | None = None
         self.cids: list[bytes] = []  # under which the endpoint knows it
+        self.reset_token = b""  # under which it knows the end of it
         self.closed: str | None = None  # why, for a person; None while it lives
         self.ready = asyncio.Event()  # handshake done or connection closed
         self._host = host
@@ -74,16 +78,25 @@ class Connection:
         self._guard(self._receive, data, addr)
 
     def schedule(self) -> None:
-        """Send what is due at the end of this loop turn: many writes, one batch of datagrams."""
+        """Send what is due at the end of the next loop turn: many writes, one batch of datagrams.
+
+        The next, since answers to what came in this one are often written there: that halves the packets of a
+        conversation and costs no time that anybody could notice.
+        """
         if not self._turn_scheduled and self.closed is None:
             self._turn_scheduled = True
-            self._loop.call_soon(self._guard, self._turn)
+            self._loop.call_soon(self._loop.call_soon, self._guard, self._turn)
 
     def close(self, reason: str = "", code: int = QuicErrorCode.NO_ERROR) -> None:
         """Say goodbye and forget the connection at once; unsent data is lost. Safe to repeat."""
         if self.closed is None:
             self.quic.close(error_code=code, reason_phrase=reason[:200])
             self._end(reason or "closed by this side")
+
+    def forgotten(self) -> None:
+        """The other side does not know this connection any more; it gets no answer (RFC 9000 section 10.3.1)."""
+        if self.closed is None:
+            self._end("the other side has forgotten this connection: it was restarted", quiet=True)
 
     def _guard(self, step: Callable[..., None], *args: object) -> None:
         if self.closed is not None:
@@ -113,6 +126,9 @@ class Connection:
             self._arm()
         if self.channel is not None:
             self.channel.progressed()
+
+        if self.quic.reset_token != self.reset_token:  # the peer's connection id in use is another one
+            self._host.reset_known(self.quic.reset_token, self)
 
     def _transmit(self) -> None:
         datagrams = self.quic.datagrams_to_send(now=self._loop.time())
@@ -179,12 +195,12 @@ class Connection:
         if self.channel is not None and stream_id == self.channel.stream_id:
             self.close(reason)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, quiet: bool = False) -> None:
         """The last step of every life: nothing of the connection stays behind in loop or endpoint."""
         self.closed = reason
         try:
             # What aioquic keeps for its closing period is of no use: it would not even repeat the goodbye.
-            if self.quic.begun:  # never answer noise
+            if self.quic.begun and not quiet:  # never answer noise
                 self._host.send_datagrams(self.quic.datagrams_to_send(now=self._loop.time()))
         except Exception:  # the state may be what broke the connection
             logger.exception("goodbye to %s failed", self.remote)
@@ -198,7 +214,9 @@ class Connection:
 
 
 class QuicChannel:
-    """`ports.Channel` over one bidirectional stream: frames are a 4-byte big-endian length and bytes."""
+    """`ports.Channel` over one bidirectional stream."""
+
+    why = ""
 
     def __init__(self, connection: Connection, stream_id: int) -> None:
         self.stream_id = stream_id
@@ -206,7 +224,7 @@ class QuicChannel:
         self._connection = connection
         self._quic = connection.quic
         self._ready: list[bytes] = []  # whole frames nobody took yet
-        self._partial = bytearray()  # the start of the next frame
+        self._cutter = Cutter()
         self._fed_bytes = 0
         self._credited_bytes = 0  # of those, how many the peer may send again
         self._trusted = False
@@ -229,12 +247,7 @@ class QuicChannel:
         Raises `ChannelClosed`, now or while it waits; ValueError for a frame over FRAME_BYTES_MAX.
         """
         self._check_open()
-        pieces: list[bytes] = []
-        for frame in frames:
-            if len(frame) > FRAME_BYTES_MAX:
-                raise ValueError(f"frame of {len(frame)} bytes, at most {FRAME_BYTES_MAX} fit")
-            pieces += (len(frame).to_bytes(4, "big"), frame)
-        self._quic.send_stream_data(self.stream_id, b"".join(pieces))
+        self._quic.send_stream_data(self.stream_id, framed(frames))
         self._connection.schedule()
         while self._is_backlogged():
             self._writable.clear()
@@ -255,7 +268,7 @@ class QuicChannel:
             finally:
                 self._receiving = False
         frames, self._ready = self._ready, []
-        self._credit(self._fed_bytes - len(self._partial))
+        self._credit(self._fed_bytes - len(self._cutter))
         return frames
 
     def trust(self) -> None:
@@ -272,7 +285,8 @@ class QuicChannel:
             if self._failed is None and not self._closing:
                 self._closing = True
                 self._quic.send_stream_data(self.stream_id, b"", end_stream=True)
-                self._ready, self._partial = [], bytearray()
+                self._ready = []
+                self._cutter.clear()
                 self._credit(self._fed_bytes)  # unread or still coming: a full window must not block the peer
                 self._readable.set()
                 self._writable.set()
@@ -290,16 +304,10 @@ class QuicChannel:
         if self._closing:
             self._credit(self._fed_bytes)
             return
-        if self._partial:
-            self._partial += data
-            if len(self._partial) < 4 + self._announced():
-                data = b""  # unless the length is refused below, a long frame only grows
-            else:
-                data, self._partial = bytes(self._partial), bytearray()
-        self._split(data)
-        if self._announced() > FRAME_BYTES_MAX:
+        self._ready += self._cutter.feed(data)
+        if self._cutter.announced > FRAME_BYTES_MAX:
             self._connection.close(f"frame longer than {FRAME_BYTES_MAX} bytes", BAD_FRAME)
-        elif fin and self._partial:
+        elif fin and self._cutter:
             self._connection.close("stream ended inside a frame", BAD_FRAME)
         elif fin:
             self._ended = True
@@ -323,21 +331,6 @@ class QuicChannel:
         self._writable.set()
         self._delivered.set()
 
-    def _split(self, data: bytes) -> None:
-        start, size = 0, len(data)
-        while size - start >= 4:
-            length = int.from_bytes(data[start : start + 4], "big")
-            stop = start + 4 + length
-            if length > FRAME_BYTES_MAX or stop > size:
-                break
-            self._ready.append(data[start + 4 : stop])
-            start = stop
-        self._partial += data[start:]
-
-    def _announced(self) -> int:
-        """Length of the frame being received; 0 while its header is incomplete."""
-        return int.from_bytes(self._partial[:4], "big") if len(self._partial) >= 4 else 0
-
     def _credit(self, upto: int) -> None:
         if upto > self._credited_bytes and self._failed is None:
             self._quic.consume(self.stream_id, upto - self._credited_bytes)
@@ -356,11 +349,3 @@ class QuicChannel:
     def _check_open(self) -> None:
         if self._failed is not None or self._closing:
             raise ChannelClosed(self._failed or "closed by this side")
-
-
-def address_text(addr: NetworkAddress | None) -> str:
-    """`192.0.2.7:7701`, `[2001:db8::1]:7701`; for people."""
-    if addr is None:
-        return "nowhere"
-    host = str(addr[0]).removeprefix("::ffff:")
-    return f"[{host}]:{addr[1]}" if ":" in host else f"{host}:{addr[1]}"

@@ -70,7 +70,7 @@ class Host(Protocol):
         ...
 
     async def newest(self, peer: bytes) -> wire.Newest | None:
-        """The newest event of the peer's own that is held here (PROTOCOL.md 3.7)."""
+        """The newest event of the peer's own that is held here (PROTOCOL.md 10.1)."""
         ...
 
     async def shown(self, peer: bytes, newest: wire.Newest) -> bool:
@@ -78,7 +78,7 @@ class Host(Protocol):
         ...
 
     async def recalled(self, peer: bytes, recall: wire.Recall) -> wire.Recalled:
-        """Queue for a restored peer what it lost (PROTOCOL.md 5.10)."""
+        """Queue for a restored peer what it lost (PROTOCOL.md 10.2)."""
         ...
 
     async def heal(self, peer: bytes, ask: "Ask") -> None:
@@ -116,6 +116,12 @@ class Running:
         self._answer_due: asyncio.Future[wire.Recalled] | None = None
         self._came_up = asyncio.Event()
         self.since_ms = clock.wall_ms()
+
+    @property
+    def transport(self) -> str:
+        """What carries the link and, where that is not the first choice, why; for people."""
+        kind, why = self._channel.binding.kind, self._channel.why
+        return f"{kind} ({why})" if why else kind
 
     async def run(self) -> str:
         work = (self._read(), self._send(), self._tick(), self._answer(), self._settle(), self._pulse(),
@@ -175,11 +181,11 @@ class Running:
                         await self.finish(HELD, HELD_TEXT)
                 case machine.Asked(recall):
                     if self._asked.full():
-                        raise ProtocolError("overrun", "a recall before the last one was answered", "5.10")
+                        raise ProtocolError("overrun", "a recall before the last one was answered", "10.2")
                     self._asked.put_nowait(recall)
                 case machine.Answered(recalled):
                     if self._answer_due is None or self._answer_due.done():
-                        raise ProtocolError("bad_frame", "the answer to a recall that was not asked", "5.10")
+                        raise ProtocolError("bad_frame", "the answer to a recall that was not asked", "10.2")
                     self._answer_due.set_result(recalled)
                 case machine.Up():
                     self._came_up.set()
@@ -299,7 +305,7 @@ class Running:
         return await self._answer_due
 
     async def _give_back(self) -> None:
-        """The peer was restored: what it lost goes out again (PROTOCOL.md 5.10)."""
+        """The peer was restored: what it lost goes out again (PROTOCOL.md 10.2)."""
         while True:
             recall = await self._asked.get()
             recalled = await self._host.recalled(self._peer, recall)

@@ -30,7 +30,7 @@ class Service:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self.held = False  # an old copy: no link until its administrator accepts it (PROTOCOL.md 3.7)
+        self.held = False  # an old copy: no link until its administrator accepts it (PROTOCOL.md 10.1)
 
     def use(self, dial: Dial) -> None:
         """From now on peers can be called."""
@@ -99,8 +99,10 @@ class Service:
                 except (ChannelClosed, OSError) as error:
                     reason = f"{address}: {error}"
                     continue
-                reason = await self._run_link(channel, dialled=True, expect=peer.node)
-                break
+                reason, met = await self._run_link(channel, dialled=True, expect=peer.node)
+                if met:
+                    break
+                reason = f"{address}: {reason}"  # another node's, or nobody's who speaks: the next may be right
         finally:
             self._dialling.discard(peer.node)
             if peer.node not in self.links:
@@ -120,13 +122,13 @@ class Service:
             return
         await self._run_link(channel, dialled=False, expect=None)
 
-    async def _run_link(self, channel: Channel, dialled: bool, expect: bytes | None) -> str:
-        """Returns why the link ended, for people."""
+    async def _run_link(self, channel: Channel, dialled: bool, expect: bytes | None) -> tuple[str, bool]:
+        """Why the link ended, for people, and whether the other side had proved who it is."""
         nonce, now = self._clock.random(wire.NONCE_BYTES), self._clock.monotonic_ms()
         state = Link(self.us, channel.binding, dialled, nonce, now, self._settings, expect)
         running = Running(self, channel, state, self._host, self._clock)
         try:
-            return await running.run()
+            return await running.run(), state.peer is not None
         finally:
             peer = state.peer.node if state.peer else None
             if peer is not None and self.links.get(peer) is running:

@@ -64,7 +64,7 @@ class Hello(Frame, tag="hello", frozen=True):
 
 
 class Newest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Header and signature of an event of the other side: proof that it made it (PROTOCOL.md 3.7)."""
+    """Header and signature of an event of the other side: proof that it made it (PROTOCOL.md 10.1)."""
 
     header: Annotated[bytes, msgspec.Meta(max_length=HEADER_BYTES_MAX)]
     signature: Signature
@@ -133,7 +133,7 @@ class Acks(Frame, tag="acks", frozen=True):
 
 
 class Recall(Frame, tag="recall", frozen=True):
-    """A restored node says how far logs are at it, all in a range of log keys (PROTOCOL.md 5.10)."""
+    """A restored node says how far logs are at it, all in a range of log keys (PROTOCOL.md 10.2)."""
 
     whose: Literal["mine", "yours"]
     after: Annotated[bytes, msgspec.Meta(max_length=LOG_KEY_BYTES)]  # empty: from the first
@@ -142,7 +142,7 @@ class Recall(Frame, tag="recall", frozen=True):
 
 
 class Recalled(Frame, tag="recalled", frozen=True):
-    """The answer: what was lost is queued again; `lacking` logs of the range had something (PROTOCOL.md 5.10)."""
+    """The answer: what was lost is queued again; `lacking` logs of the range had something (PROTOCOL.md 10.2)."""
 
     upto: LogKey
     lacking: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
@@ -188,6 +188,7 @@ AnyFrame = Offer | Hello | Standing | Events | Acks | Recall | Recalled | Ping |
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
 _notices = msgspec.msgpack.Decoder(Notices)
+_segment = msgspec.msgpack.Decoder(Segment)
 
 
 def encode(frame: AnyFrame | Notices) -> bytes:
@@ -203,6 +204,19 @@ def decode(raw: bytes) -> AnyFrame:
     if _encoder.encode(frame) != raw:  # a key twice, keys in another order, a number written long
         raise ProtocolError("bad_frame", "a link frame has a second encoding", "5.1")
     return frame
+
+
+def encode_segment(segment: Segment) -> bytes:
+    """A segment alone, to be kept."""
+    return _encoder.encode(segment)
+
+
+def decode_segment(raw: bytes) -> Segment:
+    """One that was kept; `ProtocolError` where it is damaged."""
+    try:
+        return _segment.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("bad_frame", f"a segment cannot be read: {str(error)[:120]!r}", "5.2") from None
 
 
 def decode_notices(raw: bytes) -> Notices:

@@ -58,6 +58,7 @@ async def _status(node: "Node", args: Args) -> Any:
             "state": p.state,
             "link": "up" if p.node in links and links[p.node].state.up else "down",
             "waiting": waiting.get(p.node, 0),
+            "transport": links[p.node].transport if p.node in links else "",
             "reason": node.service.backoffs[p.node].reason if p.node in node.service.backoffs else "",
         }
         for p in node.directory.peers.values()

@@ -5,10 +5,12 @@ import os
 from typing import TYPE_CHECKING
 
 from federation import wire
+from federation.calls import Caller
 from federation.endpoint import CONNECTIONS_MAX, Endpoint, TlsIdentity
 from federation.identity import split_host_port
 from federation.ports import Channel
 from federation.quic import QuicChannel
+from federation.websocket import dial_link
 from node import api
 from node.admin import AdminSocket
 from node.errors import BusyPort, CannotListen
@@ -33,7 +35,7 @@ async def open_doors(node: "Node") -> None:
 
     try:
         bounds = {wire.ALPN: CONNECTIONS_MAX, api.ALPN: node.config.limits.sessions + REFUSED_MAX}
-        endpoint = await Endpoint.open(host, port, tls, accept, bounds)
+        endpoint = await Endpoint.open(host, port, tls, accept, bounds, reset_key=node.us.key.secret("reset"))
         node.on_close(endpoint.close)
         if node.config.listen is not None:
             web = WebDoor(node, tls)
@@ -48,8 +50,11 @@ async def open_doors(node: "Node") -> None:
     async def dial(address: str, timeout: float) -> Channel:
         return await endpoint.dial(split_host_port(address), wire.ALPN, timeout, node.directory.reach(address))
 
+    async def dial_tcp(address: str, timeout: float, why: str) -> Channel:
+        return await dial_link(address, timeout, why, node.directory.reach(address))
+
     admin = AdminSocket(node)
     await admin.open()
     node.on_close(admin.close)
-    node.service.use(dial)
+    node.service.use(Caller(dial, dial_tcp).dial)
     node.own(node.service.run(), "federation")

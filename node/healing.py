@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from node.storage.writer import Store
 
 log = logging.getLogger("roost.node")
+PAGE = 64  # logs looked at together
 LAST_KEY = b"\xff" * LOG_KEY_BYTES
 PAUSE_S = 1.0  # between looks whether everything came home
 STUCK = 90  # looks without progress, longer than a log rests: what is left does not come
@@ -57,19 +58,19 @@ class Healing:
         notices = notice_conversation(own, peer)
         while True:
             if recall.whose == "mine":
-                page = await self._store.read(life.kept_logs, peer, notices, after, recall.upto, reads.LOGS_MAX)
+                page = await self._store.read(life.kept_logs, peer, notices, after, recall.upto, PAGE)
             else:
-                page = await self._store.read(life.acked_logs, own, peer, after, recall.upto, reads.LOGS_MAX)
+                page = await self._store.read(life.acked_logs, own, peer, after, recall.upto, PAGE)
             less = {key: said.get(key, 0) for key, seq in page if said.get(key, 0) < seq}
             if less:
                 lacking += len(less)
                 await self._submit(GiveBack(peer, less) if recall.whose == "mine" else Rewind(peer, less))
-            if len(page) < reads.LOGS_MAX:
+            if len(page) < PAGE:
                 return wire.Recalled(recall.upto, lacking)
             after = page[-1][0]
 
     async def heal(self, peer: bytes, ask: Ask) -> None:
-        """Once per restore and peer: our own logs come home, then the peer sends its own again (PROTOCOL.md 5.10)."""
+        """Once per restore and peer: our own logs come home, then the peer sends its own again (PROTOCOL.md 10.2)."""
         restored = self._context.restored
         if not restored:
             return

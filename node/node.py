@@ -11,11 +11,10 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from federation.identity import NodeLink, event_keys
+from federation.identity import NodeLink, event_keys, origin
 from federation.ids import CONVERSATION_ID_BYTES, INCARNATION_BYTES, User, direct_conversation, to_text
 from federation.link import Settings, Us
 from federation.memory import pair
@@ -243,6 +242,8 @@ class Node:
                 self._end_sessions(str(key), None, "the account is disabled")
             elif kind == "device":
                 self._end_sessions("", key, "the device was revoked")
+            elif kind == "quarantine" and isinstance(key, bytes):
+                log.warning("an event of %s is in quarantine: `roost quarantine list`", self.directory.name_of(key))
             elif kind == "evidence":
                 log.warning("%s sent two events under one number: kept as evidence", key)
 
@@ -381,12 +382,3 @@ class Node:
         self._session_tasks.add(task)
         task.add_done_callback(self._session_tasks.discard)
         return ours
-
-
-def origin(remote: str) -> bytes:
-    """Who counts as one stranger's address: an IPv4 address, or all of one IPv6 network, as one host may have it."""
-    host = remote.rpartition(":")[0].strip("[]")
-    try:
-        return ip_address(host).packed[:8]
-    except ValueError:
-        return host.encode()

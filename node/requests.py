@@ -86,18 +86,23 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
     conversation = node.conversation(device.local, frame.conversation)
     row = await node.store.read(reads.conversation_of, device.local, conversation)
     if row is None:
-        return api.History(())
+        if "@" not in frame.conversation:
+            raise ApiError("not_found", "no such conversation, or you are not in it")
+        return api.History(())  # with that person nothing was said yet
     before = event_id(frame.before) if frame.before else None
     bounds = (frame.limit, HISTORY_BYTES_MAX)
     page, more, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, *bounds)
-    messages = []
+    messages: list[api.Message | api.Damaged] = []
     for p in page:
+        if isinstance(p, reads.Broken):
+            messages.append(render.damaged(p.why, *p[2:]))
+            continue
         mine = p.origin == node.us.node and p.event.sender == device.local
         state = ""
         if mine:
             to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
             state = to[0].state if to else "accepted"
-        messages.append(render.message(p.origin, p.incarnation, p.event, node.directory.address, 0, state))
+        messages.append(render.message(p.origin, p.incarnation, p.event, p.header, node.directory.address, 0, state))
     return api.History(tuple(messages), more)
 
 
@@ -110,12 +115,12 @@ async def conversations(session: "Session", frame: api.GetConversations) -> api.
     )
     out = []
     for standing, row in page:
-        other = next((m for m in members(row) if m != me), me)
+        other = next((m for m in members(row) if m != me), me) if row is not None else None
         read_upto = tuple(api.Mark(to_text(o), to_text(i), seq) for o, i, seq in marks.get(standing.conversation, ()))
         out.append(
             api.ConversationState(
                 to_text(standing.conversation),
-                node.directory.address(*other),
+                node.directory.address(*other) if other is not None else "",
                 standing.state,  # type: ignore[arg-type]
                 read_upto,
                 standing.last_stamp >> 16,
@@ -135,6 +140,8 @@ async def decline(session: "Session", frame: api.Decline) -> api.Done:
 async def _consent(session: "Session", text: str, yes: bool) -> api.Done:
     device = session.logged_in()
     conversation = session.node.conversation(device.local, text)
+    if await session.node.store.read(reads.conversation_of, device.local, conversation) is None:
+        raise ApiError("not_found", "no such request")
     logs = await session.node.store.read(reads.logs_of, conversation)
     await session.node.store.submit(Consent(device.local, conversation, yes, tuple(log.log for log in logs)))
     return api.Done()
@@ -158,8 +165,8 @@ async def why(session: "Session", frame: api.GetWhy) -> api.Why:
 
 async def _visible(session: "Session", local: str, text: str) -> tuple[reads.Placed, rows.Conversation]:
     """An event of a conversation of this user; anything else is uniformly not found."""
-    found = await session.node.store.read(reads.event_by_id, event_id(text))
-    if found is None or User(session.node.us.node, local) not in members(found[1]):
+    found = await session.node.store.read(reads.event_by_id, event_id(text), User(session.node.us.node, local))
+    if found is None:
         raise ApiError("not_found", "no such message here, or not one of yours")
     return found
 

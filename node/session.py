@@ -67,8 +67,9 @@ class Session:
             self._push(api.Error(error.code, error.message))
             self._push(api.Goodbye(error.code, error.message))
         finally:
-            if self.feed is not None:
-                self.feed.over = True
+            if (feed := self.feed) is not None:
+                feed.over, self.feed = True, None
+                feed.wake.set()
             self.node.leave(self)
             for task in self._tasks:
                 task.cancel()
@@ -291,8 +292,17 @@ class Session:
         self._out_wake.set()
 
     def end(self, code: str, reason: str) -> None:
-        """Say goodbye and close: a revoked device, a disabled account, a node that stops."""
+        """Say goodbye and close: a revoked device, a disabled account, a node that stops.
+
+        Who lost the right to be here is nobody from now on, however long the goodbye takes to leave.
+        """
         self._push(api.Goodbye(code, reason))
+        if code == "bad_token":
+            self.node.leave(self)
+            self.device = None
+            if (feed := self.feed) is not None:
+                feed.over, self.feed = True, None
+                feed.wake.set()
         task = asyncio.ensure_future(self._close_soon())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -3,7 +3,7 @@
 It holds the number and incarnation of the last start and the newest stamp that was committed. It is written at every
 start, and later at most every WITNESS_S seconds, always after the commit it speaks of: so it may lag behind the store
 and is never ahead of it. A copy that is older than that lag is noticed at start; one that is not was made in the last
-seconds before a crash, and whatever a peer got in these is noticed by that peer (PROTOCOL.md 3.7).
+seconds before a crash, and whatever a peer got in these is noticed by that peer (PROTOCOL.md 10.1).
 """
 
 import os

@@ -12,6 +12,7 @@ PATTERNS = (
     "federation/event.py",
     "federation/wire.py",
     "federation/errors.py",
+    "federation/framing.py",
     "federation/link.py",
     "federation/peers.py",
     "federation/reach.py",

@@ -8,7 +8,6 @@ from federation.identity import NodeLink, split_host_port
 from federation.ports import ChannelClosed
 from node import api
 from node.client.errors import NodeKeyError, Unreachable
-from node.client.websocket import open_websocket
 from node.client.wire import Wire, greet
 
 PORT = 7701  # where a node listens when its link names no address
@@ -56,8 +55,12 @@ async def _quic(link: NodeLink, addresses: list[tuple[str, int]], timeout: float
 
 
 async def _websocket(link: NodeLink, addresses: list[tuple[str, int]], tried: list[str]) -> Wire | None:
+    from node.client.websocket import open_websocket  # only here: aiohttp takes a while to load
+
+    why = "; ".join(tried)
+
     async def dial(host: str, port: int) -> Wire:
-        return await greet(await open_websocket(host, port, WEBSOCKET_S), link)
+        return await greet(await open_websocket(host, port, WEBSOCKET_S, why), link)
 
     return await _first(dial, addresses, "WebSocket", tried)
 

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 State = Literal["", "queued", "accepted", "sent", "delivered", "read", "failed", "void"]
+DAMAGED = "damaged"  # kind of what stands for messages that the node cannot show
 STATES: tuple[State, ...] = ("queued", "accepted", "sent", "delivered", "read")  # in the order they are reached
 
 
@@ -48,7 +49,7 @@ class Lights(msgspec.Struct, frozen=True):
     me: Literal["up", "down", "connecting"] = "connecting"  # this device to its node
     me_since: int = 0  # ms since 1970; of up, or of not being up
     peers: dict[str, tuple[str, int]] = {}  # node name -> (up, down or connecting; since)
-    reason: str = ""
+    reason: str = ""  # why not up, or why up but not over QUIC
 
 
 class Change(msgspec.Struct, frozen=True):

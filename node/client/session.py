@@ -31,6 +31,7 @@ class Session:
 
     def __init__(self, wire: Wire, on_light: Callable[[api.PeerLight], None] = lambda _: None) -> None:
         self._wire, self._on_light = wire, on_light
+        self.why = wire.channel.why  # not the first choice of transport; for people
         self._encode = wire.codec.encode
         self._ids = count(1)
         self._pending: dict[int, tuple[int, Answered]] = {}

@@ -233,7 +233,7 @@ class Sync:
         self._session, self._drain = session, drain
         self._reason = ""
         self._reads.set()  # marks made while offline
-        self._light("up", "")
+        self._light("up", session.why)
         self._changed.set()
 
     # --- read marks ---------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A store that was set back: it is held, and after that gets back from its peers what they have of it.
 
 The log is the queue here too: a peer queues for the restored node what that node's own logs lack, beside its own
-logs from where the copy ends, and all of it travels as ever (PROTOCOL.md 5.10, 5.11).
+logs from where the copy ends, and all of it travels as ever (PROTOCOL.md 10.2, 10.3).
 """
 
 from collections.abc import Iterable, Mapping
@@ -60,7 +60,7 @@ def waits_for_home(view: View, context: Context, peer: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rewind:
-    """A restored peer has less than it acknowledged: our logs by key, and what it has of each (PROTOCOL.md 5.10)."""
+    """A restored peer has less than it acknowledged: our logs by key, and what it has of each (PROTOCOL.md 10.2)."""
 
     peer: bytes
     logs: Mapping[bytes, int]
@@ -79,7 +79,7 @@ class Rewind:
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """A restored peer lacks events of its own logs: queue them for it (PROTOCOL.md 5.10)."""
+    """A restored peer lacks events of its own logs: queue them for it (PROTOCOL.md 10.2)."""
 
     peer: bytes
     logs: Mapping[bytes, int]
@@ -105,7 +105,7 @@ class GiveBack:
 
 @dataclass(frozen=True, slots=True)
 class TakeBack:
-    """A segment of our own log, from a peer that kept it (PROTOCOL.md 5.11)."""
+    """A segment of our own log, from a peer that kept it (PROTOCOL.md 10.3)."""
 
     peer: bytes
     segment: Segment
@@ -169,7 +169,7 @@ class TakeBack:
         if not any(signature_holds(event, key) for key in context.keys):
             raise ProtocolError("bad_signature", "this node did not sign the event", "4.5")
         if h.stamp >= context.restored or h.incarnation == context.incarnation or h.kind not in KINDS:
-            raise ProtocolError("not_member", "this node did not ask for it", "5.11")
+            raise ProtocolError("not_member", "this node did not ask for it", "10.3")
         if h.kind == NOTICES:
             there = h.conversation == notice_conversation(context.node, self.peer)
         else:

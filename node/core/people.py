@@ -8,6 +8,7 @@ from federation.errors import AddressError
 from federation.ids import check_local_name
 from node.api import ApiError
 from node.core import rows
+from node.core.authorize import authorize
 from node.core.context import Context
 from node.core.view import Key, View
 
@@ -64,6 +65,8 @@ class ChangeAccount:
         account = view.get(rows.Account, self.local)
         if account is None or account.state == "deleted":
             raise ApiError("not_found", f"there is no user {self.local}")
+        if self.display_name is not None or self.requests is not None:  # what people change themselves
+            authorize(view, context, self.local, "profile")
         account = account._replace(
             state=self.state or account.state,
             password=account.password if self.password is None else self.password,
@@ -113,9 +116,11 @@ class ChangeDevice:
     revoke: bool = False
 
     def keys(self, context: Context) -> Iterable[Key]:
+        yield rows.Account, (self.local,)
         yield rows.Device, (self.device,)
 
     def decide(self, view: View, context: Context) -> rows.Device:
+        authorize(view, context, self.local, "devices")
         device = view.get(rows.Device, self.device)
         if device is None or device.local != self.local or device.revoked_ms:
             raise ApiError("not_found", "you have no such device")

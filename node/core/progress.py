@@ -50,6 +50,10 @@ class Acknowledge:
 
     def decide(self, view: View, context: Context) -> api.Done:
         authorize(view, context, self.local, "receipts")
+        for seen in self.seen:  # before anything else is looked up: others' logs must not cost more than none
+            standing = view.get(rows.Standing, seen.log.conversation, self.local)
+            if view.get(rows.LogHead, seen.log.key) is None or standing is None:
+                raise ApiError("not_found", "no such log in a conversation of yours")
         device = view.get(rows.Device, self.device)
         if device is not None and self.position > device.acked:
             view.put(device._replace(acked=self.position, seen_ms=context.now_ms))
@@ -69,8 +73,8 @@ def _progress(view: View, context: Context, local: str, seen: Seen) -> api.Mark 
     """Raise one watermark; gives the read mark for the user's other devices when that moved."""
     head = view.get(rows.LogHead, seen.log.key)
     standing = view.get(rows.Standing, seen.log.conversation, local)
-    if head is None or standing is None:
-        raise ApiError("not_found", "no such log in a conversation of yours")
+    assert head is not None
+    assert standing is not None
     old = view.get(rows.Receipt, head.log, context.node, local)
     delivered, read = min(max(seen.delivered, seen.read), head.seq), min(seen.read, head.seq)
     now = context.now_ms
@@ -188,7 +192,7 @@ class PeerAcked:
         if acked != outbound.acked:
             view.put(outbound._replace(acked=acked))
             log.waits(view, self.peer, outbound.acked - acked)
-        if head.origin != context.node:  # it was restored, and has its own log again (PROTOCOL.md 5.11)
+        if head.origin != context.node:  # it was restored, and has its own log again (PROTOCOL.md 10.3)
             if acked == outbound.head:
                 view.delete(outbound)
             return acked

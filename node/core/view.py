@@ -5,7 +5,8 @@ with every other such key in one more round, and the batch is decided again. So 
 with the batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from federation.wire import Receipt as WireReceipt
@@ -44,11 +45,16 @@ class Command(Protocol):
 
 
 class View:
-    """Loaded rows below, changes of decided commands above, changes of the command being decided on top."""
+    """Loaded rows below, changes of decided commands above, changes of the command being decided on top.
 
-    def __init__(self) -> None:
+    `hot` are rows that need no loading.
+    """
+
+    def __init__(self, hot: Mapping[Key, tuple[Any, ...] | None] = MappingProxyType({})) -> None:
+        self._hot = hot
         self.loaded: dict[Key, tuple[Any, ...] | None] = {}
         self.changed: dict[Key, tuple[Any, ...] | None] = {}
+        self.healed: set[Key] = set()  # loaded rows that were made again from what they sum up
         self.hints: dict[Hint, None] = {}  # a dict for its order
         self.notices: dict[bytes, list[WireReceipt]] = {}
         self._staged: dict[Key, tuple[Any, ...] | None] = {}
@@ -60,11 +66,15 @@ class View:
         for layer in (self._staged, self.changed, self.loaded):
             if at in layer:
                 return layer[at]  # type: ignore[return-value]
+        if at in self._hot:
+            found = self.loaded[at] = self._hot[at]
+            return found  # type: ignore[return-value]
         raise Missing(at)
 
     def want(self, *keys: Key) -> None:
         """Ask for several rows at once, to need one round only."""
-        missing = [k for k in keys if k not in self._staged and k not in self.changed and k not in self.loaded]
+        a, b, c, d = self._staged, self.changed, self.loaded, self._hot
+        missing = [key for key in keys if key not in a and key not in b and key not in c and key not in d]
         if missing:
             raise Missing(*missing)
 

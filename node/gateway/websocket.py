@@ -1,21 +1,22 @@
-"""HTTP and WebSocket on one TCP port: `/v1/ws` for clients, `/health` for load balancers."""
+"""HTTP and WebSocket on one TCP port: `/v1/ws` for clients, `/v1/node` for nodes, `/health` for load balancers."""
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestHandler as Handler
 
-from federation.endpoint import HALF_OPEN_MAX, HALF_OPEN_S, TlsIdentity
+from federation.endpoint import CONNECTIONS_MAX, HALF_OPEN_MAX, HALF_OPEN_S, TlsIdentity
+from federation.identity import address_text, origin
 from federation.ports import Binding, ChannelClosed
-from federation.quic import address_text
+from federation.websocket import LINK_PATH, MESSAGE_BYTES_MAX, PLAIN, LinkChannel, is_loopback
 from node.api import CLIENT_FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
     from node.node import Node
 
 SEND_DEADLINE_S = 30.0  # a client that takes nothing for so long is dropped
+STRANGERS_MAX = 1024  # links that are not up, most of them knocks
+STRANGERS_PER_ORIGIN_MAX = 64  # of these from one address
 CLOSE_S = 2.0  # longest wait for the client's own goodbye
+WHY_TCP = "the other node called over TCP: it had no answer over QUIC"
 log = logging.getLogger("roost.web")
-PLAIN = bytes(32)  # the TLS key hash where there is no TLS
 
 
 class WebSocketChannel:
-    """A `ports.Channel` over a WebSocket; the first frame decides between JSON text and MessagePack binary."""
+    """A client's `ports.Channel`; the first frame decides between JSON text and MessagePack binary."""
+
+    why = ""
 
     def __init__(self, socket: web.WebSocketResponse, binding: Binding, remote: str) -> None:
         self._socket, self.binding, self.remote = socket, binding, remote
@@ -75,17 +80,20 @@ class WebDoor:
         self._waiting: dict[Handler, asyncio.Task[None]] = {}  # connections without a request, oldest first
         self._origins = _origins(node.config)
         self._sockets: set[web.WebSocketResponse] = set()
+        self._links: dict[LinkChannel, bytes] = {}  # and where each comes from
+        self.links_refused = 0
         self._key_hash = PLAIN
 
     async def open(self, host: str, port: int) -> None:
         """Raises `OSError` for a busy port."""
         app = web.Application()
         app.router.add_get("/v1/ws", self._ws)
+        app.router.add_get(LINK_PATH, self._link)
         app.router.add_get("/health", self._health)
         app.on_response_prepare.append(self._asked)
         self._runner = web.AppRunner(app, access_log=None, logger=log, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
-        plain = self._node.config.tls.behind_proxy or _loopback(host)
+        plain = self._node.config.tls.behind_proxy or is_loopback(host)
         hashes = self._node.config.tls.proxy_key_hashes
         if self._node.config.tls.behind_proxy and hashes:
             self._key_hash = bytes.fromhex(hashes[0])
@@ -149,19 +157,50 @@ class WebDoor:
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._origins:
             raise web.HTTPForbidden(text="a page of another site may not connect here")
-        limit = CLIENT_FRAME_BYTES_MAX
+        limit = CLIENT_FRAME_BYTES_MAX + 1  # aiohttp takes less than its limit
         served = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=limit, compress=False)
         await served.prepare(request)
-        self._sockets.add(served)
-        proxied = self._node.config.tls.behind_proxy
-        remote = "a proxy" if proxied else address_text(request.get_extra_info("peername"))
-        channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), remote)
-        try:
+        channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), self._remote(request))
+        with self._kept(served):
             await self._node.serve(channel, lambda: channel.text)
-        finally:
-            self._sockets.discard(served)
             await served.close()
         return served
+
+    async def _link(self, request: web.Request) -> web.StreamResponse:
+        """Another node calls, with the same bounds as over QUIC (PROTOCOL.md 5.10)."""
+        if "Origin" in request.headers:
+            raise web.HTTPForbidden(text="pages do not link with nodes")
+        remote = self._remote(request)
+        proxied = self._node.config.tls.behind_proxy
+        where = origin(remote)
+        strangers = [at for channel, at in self._links.items() if not channel.trusted]
+        crowded = not proxied and strangers.count(where) >= STRANGERS_PER_ORIGIN_MAX
+        if crowded or len(self._links) >= CONNECTIONS_MAX or len(strangers) >= STRANGERS_MAX:
+            self.links_refused += 1
+            raise web.HTTPServiceUnavailable(text="too many nodes are connected; try again later")
+        served = web.WebSocketResponse(timeout=CLOSE_S, max_msg_size=MESSAGE_BYTES_MAX + 1, compress=False)
+        channel = LinkChannel(served, remote, Binding("tcp", self._key_hash, b""), WHY_TCP)
+        self._links[channel] = where
+        try:
+            await served.prepare(request)
+            with self._kept(served):
+                await self._node.service.accept(channel)
+        finally:
+            del self._links[channel]
+        return served
+
+    def _remote(self, request: web.Request) -> str:
+        """Where the other side is; behind a proxy that cannot be seen."""
+        proxied = self._node.config.tls.behind_proxy
+        return "a proxy" if proxied else address_text(request.get_extra_info("peername"))
+
+    @contextmanager
+    def _kept(self, served: web.WebSocketResponse) -> Iterator[None]:
+        self._sockets.add(served)
+        try:
+            yield
+        finally:
+            self._sockets.discard(served)
 
     async def close(self) -> None:
         tasks = [t for t in (self._accepting, *self._waiting.values()) if t is not None]
@@ -193,13 +232,6 @@ def _origins(config: "Config") -> frozenset[str]:
         host, _, at = hint.rpartition(":")
         places |= {hint, host} if at in ("80", "443") else {hint}
     return frozenset(f"{scheme}://{place}" for scheme in ("http", "https") for place in places)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _server_tls(tls: TlsIdentity) -> ssl.SSLContext:

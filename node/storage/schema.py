@@ -40,6 +40,8 @@ NAMES: dict[type, str] = {
     rows.Failed: "failures",
     rows.Evidence: "evidence",
     rows.Heal: "heals",
+    rows.Quarantine: "quarantine",
+    rows.QuarantineSize: "quarantine_sizes",
 }
 
 

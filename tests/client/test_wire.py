@@ -66,11 +66,8 @@ async def test_nobody_there_says_what_was_tried(node: FakeNode) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_a_websocket_carries_the_protocol(
-    node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
-) -> None:
+async def test_a_websocket_carries_the_protocol(node: FakeNode, tmp_path: Path, tls: bool) -> None:
     context, key_hash = _certificate(tmp_path) if tls else (None, bytes(32))
-    monkeypatch.setattr("node.client.websocket.is_loopback", lambda host: not tls)
     far: list[object] = []
 
     async def serve(request: web.Request) -> web.WebSocketResponse:

@@ -272,7 +272,7 @@ async def test_oversize_frame_closes_the_connection() -> None:
         here._connection.schedule()
         with pytest.raises(ChannelClosed, match="longer than"):
             await asyncio.wait_for(there.recv(), WAIT_S)
-        assert len(there._partial) < 2000
+        assert len(there._cutter) < 2000
         with pytest.raises(ChannelClosed, match="longer than"):
             await asyncio.wait_for(here.recv(), WAIT_S)
 

@@ -136,7 +136,7 @@ async def test_nothing_is_shown_to_people_outside_the_conversation(node: Node) -
     missing = to_text(b"?" * 32)
     for request in (api.GetState, api.GetWhy):
         assert await refused(eve, request, sent.event) == await refused(eve, request, missing) == "not_found"
-    assert (await eve.ask(api.GetHistory, sent.conversation)).messages == ()
+    assert await refused(eve, api.GetHistory, sent.conversation) == await refused(eve, api.GetHistory, missing)
     assert await refused(eve, api.Send, "k", sent.conversation, b"x") == "not_found"
     mark = api.Mark(sent.origin, sent.log, 1)
     assert await refused(eve, api.Read, sent.conversation, (mark,)) == "not_found"

@@ -12,7 +12,7 @@ import pytest
 
 from federation import wire
 from federation.dialer import Dialer
-from federation.identity import split_host_port
+from federation.identity import origin, split_host_port
 from federation.ids import to_text
 from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, ChannelClosed
 from federation.quic import QuicChannel
@@ -22,7 +22,7 @@ from node.client import channels
 from node.client.errors import Unreachable
 from node.config import Limits, Tls
 from node.core.send import Send
-from node.node import Node, origin
+from node.node import Node
 from node.requests import HANDLERS
 from node.session import Session
 from node.storage import reads
@@ -521,7 +521,7 @@ async def test_a_stranger_over_quic_has_a_strangers_window(tmp_path: Path) -> No
                 await client.ask(api.Ping)
         for _ in range(50):  # and no more comes
             await client.ask(api.Ping)
-        assert len(held._channel._partial) <= HELLO_BYTES_MAX  # type: ignore[attr-defined]
+        assert len(held._channel._cutter) <= HELLO_BYTES_MAX  # type: ignore[attr-defined]
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
 

@@ -167,7 +167,7 @@ async def tcp(
 ) -> AsyncIterator[Callable[[bytes], Awaitable[asyncio.StreamReader]]]:
     """A way to open a connection to the port and say something; with TLS even the handshake is not finished."""
     if request.param:
-        monkeypatch.setattr("node.gateway.websocket._loopback", lambda host: False)
+        monkeypatch.setattr("node.gateway.websocket.is_loopback", lambda host: False)
     writers: list[asyncio.StreamWriter] = []
     async with Node.open(listening(tmp_path)) as node:
 
