@@ -177,7 +177,8 @@ class Receive:
             self._notices(view, context, event)
             return
         me, local = User(self.peer, header.sender), self._local(context)
-        if not local or direct_conversation(me, User(context.node, local)) != header.conversation:
+        both = tuple(sorted((me, User(context.node, local))))
+        if not local or self.segment.members != both or direct_conversation(*both) != header.conversation:
             raise Refuse("not_member", "the sender is not a member of this conversation")
         account = view.get(rows.Account, local)
         if account is None or account.state == "deleted":
@@ -204,7 +205,8 @@ class Receive:
 
     def _notices(self, view: View, context: Context, event: Event) -> None:
         header = event.header
-        if header.conversation != notice_conversation(context.node, self.peer) or header.sender:
+        own = notice_conversation(context.node, self.peer)
+        if header.conversation != own or header.sender or self.segment.members:
             raise Refuse("not_member", "notices travel only in the two nodes' own conversation")
         notices = decode_notices(event.signed.body or b"")
         receipts_arrived(view, context, self.peer, notices.receipts)
