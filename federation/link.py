@@ -108,6 +108,7 @@ class Link:
         self.ours: Standing | None = None
         self.their_standing: Standing | None = None
         self.up = False
+        self.takes_home = False  # we were restored: our own lost events may come
         self._looking = False  # at what the other side showed: until then nothing flows
         self.closed = False
         self._deadline = now_ms + HELLO_DEADLINE_MS
@@ -215,7 +216,8 @@ class Link:
     def _check(self, frame: wire.Events) -> tuple[wire.Segment, ...]:
         assert self.peer is not None
         for segment in frame.segments:
-            if segment.origin not in (self.peer.node, self._us.node):  # our own come home (PROTOCOL.md 10.3)
+            home = self.takes_home and segment.origin == self._us.node  # PROTOCOL.md 10.3
+            if segment.origin != self.peer.node and not home:
                 raise ProtocolError("not_member", "a log of a third node, in no group of ours", "5.9")
         return frame.segments
 

@@ -77,6 +77,10 @@ class Host(Protocol):
         """Whether all is well with our store, seeing that the peer holds this event of ours."""
         ...
 
+    def restored(self) -> bool:
+        """Whether events of our own may be lost here."""
+        ...
+
     async def recalled(self, peer: bytes, recall: wire.Recall) -> wire.Recalled:
         """Queue for a restored peer what it lost (PROTOCOL.md 10.2)."""
         ...
@@ -189,6 +193,7 @@ class Running:
                     self._answer_due.set_result(recalled)
                 case machine.Up():
                     self._came_up.set()
+                    self.state.takes_home = self._host.restored()
                     self._channel.trust()  # a stranger who only knocked stays within the pre-hello memory
                     self.since_ms = self._clock.wall_ms()
                     self._service.reset(self._peer)

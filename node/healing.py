@@ -52,6 +52,9 @@ class Healing:
         await self._hold("a peer has events of this node that are not in its store: it is an old copy", h.stamp)
         return False
 
+    def restored(self) -> bool:
+        return self._context.restored > 0
+
     async def recalled(self, peer: bytes, recall: wire.Recall) -> wire.Recalled:
         """The peer was restored: give back what it lacks, in steps that harm nobody else."""
         own, said, after, lacking = self._context.node, dict(recall.logs), recall.after, 0

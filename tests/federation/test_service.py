@@ -113,6 +113,9 @@ class Host:
         await self.may_look.wait()
         return self.well
 
+    def restored(self) -> bool:
+        return bool(self.to_ask)
+
     async def recalled(self, peer: bytes, recall: wire.Recall) -> wire.Recalled:
         self.recalls.append(recall)
         for log in self.acks:
