@@ -232,6 +232,14 @@ class _Request(msgspec.Struct):
     args: Args = {}
 
 
+def read_request(line: bytes) -> _Request:
+    """One line of the socket; `AdminError` for anything else."""
+    try:
+        return msgspec.json.decode(line, type=_Request)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise AdminError("bad_frame", f"not a request: {str(error)[:120]!r}") from None
+
+
 class AdminSocket:
     def __init__(self, node: "Node") -> None:
         self._node = node
@@ -251,13 +259,11 @@ class AdminSocket:
             while line := await reader.readline():
                 answer: dict[str, Any]
                 try:
-                    request = msgspec.json.decode(line, type=_Request)
+                    request = read_request(line)
                     result = await perform(self._node, request.op, request.args)
                     answer = {"ok": True, "result": result}
                 except AdminError as error:
                     answer = {"ok": False, "code": error.code, "message": str(error)}
-                except (msgspec.MsgspecError, ValueError) as error:
-                    answer = {"ok": False, "code": "bad_frame", "message": f"not a request: {error}"}
                 writer.write(msgspec.json.encode(answer) + b"\n")
                 await writer.drain()
         except ConnectionError:
