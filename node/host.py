@@ -1,14 +1,16 @@
 """The node as federation sees it: looks things up, and submits what arrived (`federation.running.Host`)."""
 
+import logging
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from federation import wire
 from federation.errors import AddressError
-from federation.event import Signed
 from federation.identity import Identity, encode_chain, split_host_port
-from federation.ids import Log
+from federation.ids import Log, to_text
 from federation.link import Standing
 from federation.ports import ChannelClosed
 from federation.reach import Reach, may_call, reach_from
@@ -16,15 +18,20 @@ from federation.running import Found, Known, Look
 from node.api import ApiError
 from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked
+from node.core.quarantine import TRIES, Isolate
 from node.core.receive import Receive
 from node.directory import addresses
-from node.storage import reads
+from node.storage import outgoing
 from node.storage.writer import StoreFailed
+
+log = logging.getLogger("roost.node")
 
 if TYPE_CHECKING:
     from node.directory import Directory
     from node.storage.writer import Store
 
+POISON = ("failed", "damaged")  # refusals that tell of this node, and not of the event
+TRIED_MAX = 4096
 STRANGERS_MAX = 1024  # nodes that no administrator decided on: a key costs nothing, and `open` ones are called
 
 
@@ -32,6 +39,8 @@ class Host:
     def __init__(self, store: "Store", directory: "Directory", light: Callable[[bytes, str, int], None]) -> None:
         self._store, self._directory = store, directory
         self.light = light
+        self._tries: dict[tuple[bytes, int], int] = {}  # of events that could not be processed
+        self.failures = 0  # times that happened
         self.paused: dict[Log, str] = {}  # why a log waits at a peer, for `roost why`
 
     def known(self) -> Sequence[Known]:
@@ -59,42 +68,93 @@ class Host:
     async def pending(self, peer: bytes, look: Look) -> Found:
         sent = {log.key: seq for log, seq in look.sent.items()}
         resting = {log.key for log in look.resting}
-        few = len(sent) + len(resting) < reads.LOGS_MAX  # to look past
+        few = len(sent) + len(resting) < outgoing.LOGS_MAX  # to look past
         runs, turn, more = await self._store.read(
-            reads.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new and few
+            outgoing.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new and few
         )
         return Found([_segment(run) for run in runs], turn, more)
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         try:
-            notices = not segment.members  # nobody waits for them
-            ack: wire.LogAck = await self._store.submit(Receive(peer, segment), later=notices)
-            return ack
-        except ApiError as error:  # full or busy: the peer keeps it and offers it again
-            verdict = wire.Verdict(segment.first, "later", error.code, error.message[: wire.REASON_CHARS_MAX])
-            return wire.LogAck(segment.conversation, segment.origin, segment.incarnation, 0, (verdict,))
+            return await self._receive(peer, segment)
         except StoreFailed as error:
             raise ChannelClosed(f"the store failed: {error}") from None
 
+    async def _receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
+        """What cannot be processed pauses its own log only, and in the end goes into quarantine (PROTOCOL.md 4.14)."""
+        notices = not segment.members  # nobody waits for them
+        try:
+            ack: wire.LogAck = await self._store.submit(Receive(peer, segment), later=notices)
+            return ack
+        except ApiError as error:  # full or busy: the peer keeps it and offers it again
+            if error.code not in POISON:
+                return _later(segment, error.code, error.message)
+            reason = error.message
+        except StoreFailed:
+            raise
+        except Exception as error:  # a bug, or a damaged row that nobody thought of
+            log.error("an event of %s cannot be processed", to_text(peer), exc_info=error)
+            reason = f"{type(error).__name__}: {error}"
+        if len(segment.events) > 1:
+            return await self._one_by_one(peer, segment)
+        place = Log(segment.conversation, segment.origin, segment.incarnation).key, segment.first
+        tries = self._tries.pop(place, 0) + 1
+        self.failures += 1
+        if tries >= TRIES:
+            try:
+                isolated: wire.LogAck = await self._store.submit(Isolate(peer, segment, reason, tries))
+                return isolated
+            except ApiError as error:  # full, or the bug is in the log itself
+                reason = error.message
+        self._tries[place] = tries
+        while len(self._tries) > TRIED_MAX:
+            del self._tries[next(iter(self._tries))]
+        return _later(segment, "failed", reason)
+
+    async def _one_by_one(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
+        """Find the one: what is before it is taken, what is after it waits."""
+        verdicts: list[wire.Verdict] = []
+        upto = 0
+        for number, event in enumerate(segment.events):
+            one = msgspec.structs.replace(segment, first=segment.first + number, events=(event,))
+            ack = await self._receive(peer, one)
+            verdicts += ack.verdicts
+            if ack.seq < one.first:
+                break
+            upto = ack.seq
+        return wire.LogAck(segment.conversation, segment.origin, segment.incarnation, upto, tuple(verdicts))
+
     async def acked(self, peer: bytes, ack: wire.LogAck) -> int:
-        log = Log(ack.conversation, ack.origin, ack.incarnation)
-        self.paused.pop(log, None)
+        of = Log(ack.conversation, ack.origin, ack.incarnation)
+        self.paused.pop(of, None)
         for verdict in ack.verdicts:
             if verdict.verdict == "later":
-                self.paused[log] = f"{verdict.code}: {verdict.reason}"
+                self.paused[of] = f"{verdict.code}: {verdict.reason}"
         try:
             acked: int = await self._store.submit(PeerAcked(peer, ack), later=True)
             return acked
         except (ApiError, StoreFailed) as error:
+            if isinstance(error, ApiError) and error.code in POISON:
+                return ack.seq  # one log's damage is no reason to end the link; on the next one it is offered again
             raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
+        except Exception as error:
+            log.error("an acknowledgement of %s cannot be processed", to_text(peer), exc_info=error)
+            self.failures += 1
+            return ack.seq
 
 
-def _segment(run: reads.Run) -> wire.Segment:
+def _later(segment: wire.Segment, code: str, reason: str) -> wire.LogAck:
+    """Nothing of it was taken; where the log is, the other side knows."""
+    verdict = wire.Verdict(segment.first, "later", code, reason[: wire.REASON_CHARS_MAX])
+    return wire.LogAck(segment.conversation, segment.origin, segment.incarnation, 0, (verdict,))
+
+
+def _segment(run: outgoing.Run) -> wire.Segment:
     head, c = run.of.head, run.of.conversation
     return wire.Segment(
         head.conversation, head.origin, head.incarnation, run.after + 1,
         ((c.node_a, c.local_a), (c.node_b, c.local_b)) if c.kind == "direct" else (),
-        tuple(Signed(e.header, e.signature, e.body) for e in run.events),
+        tuple(run.events),
     )  # fmt: skip
 
 

@@ -243,6 +243,8 @@ class Node:
                 self._end_sessions(str(key), None, "the account is disabled")
             elif kind == "device":
                 self._end_sessions("", key, "the device was revoked")
+            elif kind == "quarantine" and isinstance(key, bytes):
+                log.warning("an event of %s is in quarantine: `roost quarantine list`", self.directory.name_of(key))
             elif kind == "evidence":
                 log.warning("%s sent two events under one number: kept as evidence", key)
 

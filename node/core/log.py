@@ -116,10 +116,15 @@ def waits(view: View, peer: bytes, more: int) -> None:
 
 def deliver(view: View, context: Context, event: Event, local: str) -> None:
     """One small row in a local member's mailbox."""
+    place(view, local, event.header.log.key, event.header.seq)
+
+
+def place(view: View, local: str, key: bytes, seq: int) -> None:
+    """The mailbox's next position is for this number of a log, whether or not its event is here."""
     box = view.get(rows.Mailbox, local)
     position = box.position + 1 if box else 1
     view.put(rows.Mailbox(local, position, box.items + 1 if box else 1))
-    view.put(rows.Item(local, position, event.header.log.key, event.header.seq))
+    view.put(rows.Item(local, position, key, seq))
     view.hint("mailbox", local)
 
 
