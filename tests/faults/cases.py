@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from tests.faults import crashes
+from tests.faults import crashes, disks
 from tests.faults.town import Town
 
 
@@ -13,6 +13,7 @@ class Case(NamedTuple):
     caught: tuple[str, ...]  # broken builds that fail it
     nodes: str = "ab"
     needs: tuple[str, ...] = ("strace",)
+    before: Callable[[Town], None] | None = None  # the first start
 
 
 CASES = {
@@ -23,4 +24,12 @@ CASES = {
     "C6": Case("killed at the Nth write to the database", crashes.c6, ("idempotency_ignored",)),
     "C6 first": Case("killed at the Nth write of the first start", crashes.c6_first_start, ()),
     "C8": Case("random kills of three nodes", crashes.c8, ("acknowledges_before_commit",), "abc", ()),
+    "D1": Case("the disk fills, and empties", disks.d1, (), needs=("mount",), before=disks.small_disk),
+    "D2": Case("no space at the Nth write", disks.d2, ("acknowledges_before_commit",)),
+    "D3": Case("the Nth sync fails", disks.d3, ("acknowledges_before_commit",)),
+    "D4": Case("the disk becomes read-only, or unreadable", disks.d4, ()),
+    "D5": Case("half a second for each sync", disks.d5, ()),
+    "D6": Case("clocks an hour, a jump, ten years off", disks.d6, (), needs=()),
+    "D7": Case("few descriptors, many strangers", disks.d7, (), needs=()),
+    "D9": Case("another process holds the database", disks.d9, (), needs=()),
 }  # fmt: skip

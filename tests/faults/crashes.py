@@ -72,10 +72,11 @@ async def c3(town: Town, whole: bool) -> None:
         await b.stop()
         os.environ["DIES_AT"] = str(number)
         assert await b.serve(build="+".join(filter(None, (b.build, "dies_before_acknowledging")))), b.said()
-        while b.up.is_set():
-            alice.write("bob@b.test", 1)
-            await first(b.gone(60), alice.answered())
-            await b.settled()
+        async with asyncio.timeout(60):
+            while b.up.is_set():
+                alice.write("bob@b.test", 1)
+                await first(b.gone(60), alice.answered())
+                await b.settled()
         await _again(b)
         town.rounds += 1
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cases import CASES
+from tests.faults.disks import unmount
 from tests.faults.person import Wrong
 from tests.faults.town import Report, Town
 
@@ -44,6 +45,8 @@ async def test_nothing_accepted_is_lost_or_doubled(name: str, tmp_path: Path) ->
     town = Town(tmp_path, CASES[name].nodes)
     report = Report()
     try:
+        if (before := CASES[name].before) is not None:
+            before(town)
         await town.open()
         await CASES[name].run(town, WHOLE)
         report = await town.check()
@@ -54,6 +57,7 @@ async def test_nothing_accepted_is_lost_or_doubled(name: str, tmp_path: Path) ->
             node.sound()
     finally:
         await town.close()
+        unmount(town)
         if TABLE:
             line = f"{name}\t{CASES[name].title}\t{report.row()}\t{time.monotonic() - started:.0f}\n"
             _append(line)

@@ -135,8 +135,14 @@ class Served:
         with sqlite3.connect(self.database) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
+    def cpu_s(self) -> float:
+        """Processor time of its life so far."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def said(self) -> str:
-        return self.log.read_text()[-2000:] if self.log.exists() else ""
+        return self.log.read_text()[-2000:] if self.log.is_file() else ""
 
 
 @dataclass
