@@ -23,6 +23,7 @@ from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
 from node.directory import addresses
 from node.errors import NodeFailed
+from node.hold import accept
 from node.storage import reads
 from node.storage.writer import StoreFailed
 from node.system import token_hash
@@ -67,6 +68,7 @@ async def _status(node: "Node", args: Args) -> Any:
         "node": to_text(node.us.node),
         "link": str(node.link),
         "incarnation": to_text(node.us.incarnation),
+        "held": node.held,
         "users": len(await node.store.read(reads.all_accounts)),
         "clients": sum(len(group) for group in node.sessions.values()),
         "peers": peers,
@@ -179,6 +181,11 @@ async def _why(node: "Node", args: Args) -> Any:
     return msgspec.to_builtins(why)
 
 
+async def _restore_accept(node: "Node", args: Args) -> Any:
+    await accept(node)
+    return {"name": node.us.name, "incarnation": to_text(node.us.incarnation)}
+
+
 Operation = Callable[["Node", Args], Awaitable[Any]]
 OPERATIONS: dict[str, Operation] = {
     "status": _status,
@@ -198,6 +205,7 @@ OPERATIONS: dict[str, Operation] = {
     "peer.accept": _peer_state("accepted"),
     "peer.block": _peer_state("blocked"),
     "peer.remove": _peer_state("removed"),
+    "restore.accept": _restore_accept,
     "why": _why,
 }
 
