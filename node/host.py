@@ -1,8 +1,11 @@
 """The node as federation sees it: looks things up, and submits what arrived (`federation.running.Host`)."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from federation import wire
 from federation.errors import AddressError
@@ -10,10 +13,12 @@ from federation.event import Signed
 from federation.identity import Identity, encode_chain, split_host_port
 from federation.ids import Log
 from federation.link import Standing
-from federation.ports import ChannelClosed
+from federation.ports import ChannelClosed, Clock
 from federation.reach import Reach, may_call, reach_from
 from federation.running import Found, Known, Look
 from node.api import ApiError
+from node.config import Limits
+from node.core.bucket import Buckets
 from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked
 from node.core.receive import Receive
@@ -25,14 +30,32 @@ if TYPE_CHECKING:
     from node.directory import Directory
     from node.storage.writer import Store
 
+BURST_S = 10  # seconds of a rate that may come at once
+HOLD_BACK_MS = 1_000  # a peer's events wait so long at most for their turn
+HELLOS_PER_S, HELLOS_MAX = 1, 30  # of one node
+PAUSED_MAX = 16_384
+TELL_AGAIN_S = 1.0  # between tries to store an acknowledgement
 STRANGERS_MAX = 1024  # nodes that no administrator decided on: a key costs nothing, and `open` ones are called
 
 
 class Host:
-    def __init__(self, store: "Store", directory: "Directory", light: Callable[[bytes, str, int], None]) -> None:
-        self._store, self._directory = store, directory
+    def __init__(
+        self,
+        store: "Store",
+        directory: "Directory",
+        light: Callable[[bytes, str, int], None],
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self._store, self._directory, self._clock = store, directory, clock
         self.light = light
-        self.paused: dict[Log, str] = {}  # why a log waits at a peer, for `roost why`
+        rate = limits.peer_events_per_second
+        self.rates = Buckets(rate, rate * BURST_S)  # of peers, in events
+        self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        self.hellos = Buckets(HELLOS_PER_S, HELLOS_MAX)
+        self.refused: Counter[str] = Counter()  # by the code of `later`, and of what never came so far
+        self.retrying = 0  # acknowledgements that were not stored yet
+        self.paused: dict[Log, str] = {}  # why a log waits at a peer, for `roost why`; oldest first
 
     def known(self) -> Sequence[Known]:
         return [
@@ -43,7 +66,11 @@ class Host:
     async def meet(self, identity: Identity, hello: wire.Hello, remote: str) -> Standing:
         taken, peers = self._directory.node_of(hello.name), self._directory.peers
         if identity.node not in peers and sum(p.state in STRANGERS for p in peers.values()) >= STRANGERS_MAX:
+            self.refused["strangers"] += 1
             return "blocked"
+        if self.hellos.take(identity.node, 1, self._clock.monotonic_ms()):
+            self.refused["hellos"] += 1
+            raise ChannelClosed("it calls too often")
         reach = reach_from(remote)
         hints = tuple(address for address in hello.addresses if _is_hint(address, reach))
         try:
@@ -53,6 +80,9 @@ class Host:
         except (ApiError, StoreFailed) as error:
             if isinstance(error, ApiError) and not error.retry:
                 return "blocked"
+            known = peers.get(identity.node)
+            if isinstance(error, ApiError) and known is not None and known.chain == encode_chain(hello.chain):
+                return standing(known.state)  # the disk is full: nothing new of it, and what waits can go
             raise ChannelClosed(f"the hello was not stored: {error}") from None  # it calls again
         return standing(peer.state)
 
@@ -66,13 +96,31 @@ class Host:
         return Found([_segment(run) for run in runs], turn, more)
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
+        if not await self._may_come(peer, len(segment.events)):
+            ack = _later(segment, "rate_limited", "this node takes no more from yours for a while")
+        else:
+            ack = await self._receive(peer, segment)
+        self.refused.update(v.code for v in ack.verdicts)
+        return ack
+
+    async def _may_come(self, peer: bytes, events: int) -> bool:
+        """Hold a fast peer back; one that its window does not hold back either is told to come later."""
+        until = self._clock.monotonic_ms() + HOLD_BACK_MS
+        turn = self._turns.setdefault(peer, asyncio.Lock())  # none of its segments may overtake another
+        async with turn:
+            while wait := self.rates.take(peer, events, now := self._clock.monotonic_ms()):
+                if now + wait > until:
+                    return False
+                await asyncio.sleep(wait / 1000)
+            return True
+
+    async def _receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         try:
             notices = not segment.members  # nobody waits for them
             ack: wire.LogAck = await self._store.submit(Receive(peer, segment), later=notices)
             return ack
         except ApiError as error:  # full or busy: the peer keeps it and offers it again
-            verdict = wire.Verdict(segment.first, "later", error.code, error.message[: wire.REASON_CHARS_MAX])
-            return wire.LogAck(segment.conversation, segment.origin, segment.incarnation, 0, (verdict,))
+            return _later(segment, error.code, error.message)
         except StoreFailed as error:
             raise ChannelClosed(f"the store failed: {error}") from None
 
@@ -82,19 +130,37 @@ class Host:
         for verdict in ack.verdicts:
             if verdict.verdict == "later":
                 self.paused[log] = f"{verdict.code}: {verdict.reason}"
-        try:
-            acked: int = await self._store.submit(PeerAcked(peer, ack), later=True)
-            return acked
-        except (ApiError, StoreFailed) as error:
-            raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
+        if len(self.paused) > PAUSED_MAX:
+            del self.paused[next(iter(self.paused))]
+        while True:
+            try:
+                acked: int = await self._store.submit(PeerAcked(peer, ack), later=True)
+                return acked
+            except ApiError as error:
+                if not error.retry:
+                    raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
+            except StoreFailed as error:
+                raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None
+            # No room or no time now. A new link would only bring the same again; on this one the window holds it back.
+            self.refused["acknowledgements"] += 1
+            self.retrying += 1
+            try:
+                await asyncio.sleep(TELL_AGAIN_S)
+            finally:
+                self.retrying -= 1
+
+
+def _later(segment: wire.Segment, code: str, reason: str) -> wire.LogAck:
+    verdict = wire.Verdict(segment.first, "later", code, reason[: wire.REASON_CHARS_MAX])
+    return wire.LogAck(segment.conversation, segment.origin, segment.incarnation, 0, (verdict,))
 
 
 def _segment(run: reads.Run) -> wire.Segment:
-    head, c = run.of.head, run.of.conversation
+    head, c, given_up = run.of.head, run.of.conversation, run.of.outbound.given_up
     return wire.Segment(
         head.conversation, head.origin, head.incarnation, run.after + 1,
         ((c.node_a, c.local_a), (c.node_b, c.local_b)) if c.kind == "direct" else (),
-        tuple(Signed(e.header, e.signature, e.body) for e in run.events),
+        tuple(Signed(e.header, e.signature, e.body if e.seq > given_up else None) for e in run.events),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from federation.errors import AddressError
 from federation.ids import check_local_name
@@ -23,6 +23,8 @@ def check_name(name: str) -> str:
 @dataclass(frozen=True, slots=True)
 class AddAccount:
     """A new user; with `invite` (the SHA-256 of its code) the invite is used up in the same commit."""
+
+    grows: ClassVar[bool] = True  # not taken while the disk has no room
 
     local: str
     password: str
@@ -84,6 +86,8 @@ class ChangeAccount:
 class AddDevice:
     """A login succeeded: one more device of the user."""
 
+    grows: ClassVar[bool] = True  # not taken while the disk has no room
+
     device: bytes
     local: str
     name: str
@@ -134,6 +138,8 @@ class ChangeDevice:
 
 @dataclass(frozen=True, slots=True)
 class AddInvite:
+    grows: ClassVar[bool] = True
+
     code_hash: bytes
     expires_ms: int
 

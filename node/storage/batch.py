@@ -66,6 +66,10 @@ class Hot:
     def __init__(self, rows_max: int) -> None:
         self._max = rows_max
         self.rows: dict[Key, tuple[Any, ...] | None] = {}  # oldest use first
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def keep(self, view: View) -> None:
         """After the commit, and only then: what the batch read and what it changed."""
@@ -77,6 +81,7 @@ class Hot:
                 self.rows[key] = value
         while len(self.rows) > self._max:
             del self.rows[next(iter(self.rows))]
+            self.dropped += 1
 
 
 def load(connection: Connection, statements: Statements, wanted: Iterable[Key], view: View, hot: Hot) -> None:

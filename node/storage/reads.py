@@ -368,11 +368,3 @@ def log_run(connection: Connection, log: bytes, after: int, limit: int) -> list[
             break
         found.append(event)
     return found
-
-
-def waiting(connection: Connection) -> dict[bytes, int]:
-    """Events waiting per peer."""
-    query = select(outbound.c.peer, func.sum(outbound.c.head - outbound.c.acked)).where(
-        outbound.c.acked < outbound.c.head
-    )
-    return {peer: int(count) for peer, count in connection.execute(query.group_by(outbound.c.peer))}
