@@ -26,6 +26,7 @@ STREAMS_MAX = 16  # open at once by the peer; only the first carries a channel, 
 GAPS_MAX = 1024  # separate pieces of one stream held out of order: each costs ~120 bytes, and time for the next one
 DATAGRAM_BYTES = 1232  # IPv6's least MTU minus headers: fits every path, as we do not probe
 REFUSED_STREAM = 1  # application error code on the wire
+RESET_TOKEN_BYTES = 16
 ACK_DELAY_S = 0.01  # aioquic says 1 ms; an answer of the application mostly takes longer, and can carry it
 EXPORTER_LABEL = b"EXPORTER-roost-hello"
 
@@ -50,7 +51,7 @@ class NodeQuic(QuicConnection):
     Pinned to aioquic 1.7 by these private names. Overridden: _update_traffic_key, _replenish_connection_ids,
     _write_connection_limits, _write_stream_limits. Read or set: _ack_delay, _close_event, _close_pending,
     _crypto_streams, _handshake_confirmed, _handshake_done_pending, _host_cids, _is_client, _local_max_data,
-    _local_initial_source_connection_id, _local_max_streams_bidi/_uni, _network_paths, _ping_pending,
+    _local_initial_source_connection_id, _local_max_streams_bidi/_uni, _network_paths, _peer_cid, _ping_pending,
     _probe_pending, _retire_connection_ids, _spaces, _state, _streams; tls._peer_certificate; receivers'
     _ranges and _stop_error_code, senders' _buffer_start and _buffer_stop.
     """
@@ -61,10 +62,12 @@ class NodeQuic(QuicConnection):
         *,
         worker: int = 0,
         key_hash: bytes = b"",
+        reset_key: bytes = b"",
         original_cid: bytes | None = None,
         retry_cid: bytes | None = None,
     ) -> None:
-        """`key_hash` is the server's own; the two ids come from a client's first packet."""
+        """`key_hash` is the server's own, `reset_key` of whoever will answer for forgotten connections; the two ids
+        come from a client's first packet."""
         super().__init__(
             configuration=config,
             original_destination_connection_id=original_cid,
@@ -73,12 +76,14 @@ class NodeQuic(QuicConnection):
         self._ack_delay = ACK_DELAY_S
         self.exporter = b""  # RFC 8446 section 7.5, 32 bytes once the keys are there
         self._own_key_hash = key_hash
-        self._worker = worker
+        self._worker, self._reset_key = worker, reset_key
         self._trusted = False
         self._consumed: dict[int, int] = {}  # stream id -> bytes the application took
         self._consumed_total = 0
         first = self._host_cids[0]
         first.cid = self.host_cid = self._local_initial_source_connection_id = bytes([worker]) + first.cid[1:]
+        if reset_key and not config.is_client:
+            first.stateless_reset_token = reset_token(reset_key, first.cid)
         self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = STREAMS_MAX
         self._local_max_streams_uni.value = self._local_max_streams_uni.sent = 0
 
@@ -90,6 +95,11 @@ class NodeQuic(QuicConnection):
             return self._own_key_hash
         spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return hashlib.sha256(spki).digest()
+
+    @property
+    def reset_token(self) -> bytes:
+        """What the end of a datagram is that says that the peer forgot us (RFC 9000 section 10.3); empty: unknown."""
+        return self._peer_cid.stateless_reset_token
 
     @property
     def ending(self) -> events.ConnectionTerminated | None:
@@ -205,10 +215,12 @@ class NodeQuic(QuicConnection):
             stream.receiver.highest_offset = highest
 
     def _replenish_connection_ids(self) -> None:
+        before = len(self._host_cids)
         super()._replenish_connection_ids()
-        for entry in self._host_cids:
-            if entry.cid[0] != self._worker:  # only just made: the older ones are marked already
-                entry.cid = bytes([self._worker]) + entry.cid[1:]
+        for entry in self._host_cids[before:]:
+            entry.cid = bytes([self._worker]) + entry.cid[1:]
+            if self._reset_key:
+                entry.stateless_reset_token = reset_token(self._reset_key, entry.cid)
 
     def _update_traffic_key(
         self, direction: tls.Direction, epoch: tls.Epoch, cipher_suite: tls.CipherSuite, secret: bytes
@@ -221,6 +233,11 @@ class NodeQuic(QuicConnection):
             size = schedule.algorithm.digest_size
             secret = tls.hkdf_expand_label(schedule.algorithm, master, EXPORTER_LABEL, empty, size)
             self.exporter = tls.hkdf_expand_label(schedule.algorithm, secret, b"exporter", empty, 32)
+
+
+def reset_token(key: bytes, cid: bytes) -> bytes:
+    """The bytes that end a connection of ours (RFC 9000 section 10.3.2): nothing is kept, a restart gives the same."""
+    return hashlib.blake2b(cid, key=key, digest_size=RESET_TOKEN_BYTES).digest()
 
 
 def _digest(algorithm: hashes.HashAlgorithm) -> bytes:

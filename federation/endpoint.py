@@ -31,13 +31,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from federation.credit import NodeQuic, configuration
-from federation.dialer import CID_BYTES, IDLE_S, Dialer
+from federation.credit import RESET_TOKEN_BYTES, NodeQuic, configuration, reset_token
+from federation.dialer import CID_BYTES, IDLE_S, RESET_BYTES_MIN, Dialer
+from federation.identity import address_text, origin
 from federation.quic import Connection, QuicChannel
 
 CONNECTIONS_MAX = 4096  # inbound ones of one protocol at once, unless the host says otherwise
 HALF_OPEN_MAX = 256  # inbound ones without a handshake or a stream yet
+HALF_OPEN_PER_ORIGIN_MAX = 32  # of these by one address that proved itself; others cannot use it up
 HALF_OPEN_S = 10.0  # time for both
+NOISE_PER_S_MAX = 64  # first packets without a handshake in them; from here on, as with RETRY_ABOVE
+RESETS_PER_S_MAX = 100  # answers to datagrams of forgotten connections
+RESET_BYTES_MAX = 40  # of such an answer
 RETRY_ABOVE = 64  # half-open ones; from here on a stranger must first prove its address
 BOUNDS = {"roost-node/1": CONNECTIONS_MAX, "roost-client/1": CONNECTIONS_MAX}
 CERTIFICATE_YEARS = 30  # nobody checks it: the hello proves identity
@@ -102,6 +107,8 @@ class Counters:
     accepted: int  # inbound channels
     refused: int  # inbound connections unanswered or ended at a bound, or dropped at the half-open deadline
     half_open: int  # inbound connections without a channel, now
+    retried: int  # strangers who were asked to prove their address first
+    resets: int  # datagrams of forgotten connections that were answered
     bytes_received: int
     bytes_sent: int
 
@@ -109,18 +116,22 @@ class Counters:
 class Endpoint(Dialer):
     """One UDP socket that listens and dials; `accept(alpn, channel)` runs in a task per inbound channel."""
 
-    def __init__(self, tls: TlsIdentity, accept: Accept, bounds: Mapping[str, int], worker: int, idle_s: float):
+    def __init__(
+        self, tls: TlsIdentity, accept: Accept, bounds: Mapping[str, int], worker: int, idle_s: float, reset_key: bytes
+    ) -> None:
         """Use `Endpoint.open`."""
         super().__init__(idle_s=idle_s)
-        self._worker = worker
+        self._worker, self._reset_key = worker, reset_key or os.urandom(32)
         self._tls = tls
         self._accept = accept
         self._bounds = dict(bounds)
         self._served = Counter[str]()  # inbound channels by ALPN
         self._retry = QuicRetryTokenHandler()
         self._half_open: dict[Connection, asyncio.TimerHandle] = {}
+        self._proved: dict[Connection, bytes] = {}  # those of them that passed a Retry, and where they are
         self._accepts: set[asyncio.Task[None]] = set()
-        self._accepted = self._refused = 0
+        self._accepted = self._refused = self._retried = self._resets = 0
+        self._second = self._noise = self._answered = 0  # of the current second
 
     @classmethod
     async def open(
@@ -132,13 +143,15 @@ class Endpoint(Dialer):
         bounds: Mapping[str, int] = BOUNDS,
         worker: int = 0,
         idle_s: float = IDLE_S,
+        reset_key: bytes = b"",
     ) -> Self:
         """Listen on `host` (`::` is IPv4 too) and `port` (0: any). OSError unchanged, as for a busy port.
 
         `bounds`: the ALPNs served, and how many inbound channels of each at once; one does not crowd out the other.
-        A channel lives as long as its `accept` call: when that returns or raises, the channel is closed.
+        A channel lives as long as its `accept` call: when that returns or raises, the channel is closed. With the
+        same secret `reset_key` (at most 64 bytes) the next process here ends at once what this one leaves behind.
         """
-        endpoint = cls(tls, accept, bounds, worker, idle_s)
+        endpoint = cls(tls, accept, bounds, worker, idle_s, reset_key)
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
         )
@@ -158,7 +171,10 @@ class Endpoint(Dialer):
 
     @property
     def counters(self) -> Counters:
-        return Counters(self._accepted, self._refused, len(self._half_open), self.bytes_received, self.bytes_sent)
+        return Counters(
+            self._accepted, self._refused, len(self._half_open), self._retried, self._resets,
+            self.bytes_received, self.bytes_sent,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Close every channel (at most DRAIN_S), end the accept tasks, release the socket."""
@@ -167,9 +183,13 @@ class Endpoint(Dialer):
             task.cancel()
         await asyncio.gather(*self._accepts, return_exceptions=True)
 
-    def stray(self, data: bytes, addr: NetworkAddress, sock: socket.socket) -> None:
-        """A datagram of no known connection: perhaps the first of a new one."""
-        if len(data) < SMALLEST_MAX_DATAGRAM_SIZE or data[0] < 0x80:
+    def stray(self, data: bytes, addr: NetworkAddress) -> None:
+        """A datagram of no known connection: perhaps the first of a new one, or a late one of an old one."""
+        if data[:1] < b"\x80":
+            if not self.ended_by(data, addr):
+                self._send_reset(data, addr)
+            return
+        if len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
             return  # RFC 9000 section 14.1; answering less would amplify
         try:
             header = pull_quic_header(Buffer(data=data), host_cid_length=CID_BYTES)
@@ -191,6 +211,7 @@ class Endpoint(Dialer):
     def opened(self, connection: Connection) -> None:
         """The first stream of an inbound connection is there: hand its channel over."""
         self._half_open.pop(connection).cancel()
+        self._proved.pop(connection, None)
         if self._served[connection.alpn] >= self._bounds[connection.alpn]:
             self._refused += 1
             connection.close("too many connections; try again later")
@@ -205,6 +226,7 @@ class Endpoint(Dialer):
         super().ended(connection)
         if timer := self._half_open.pop(connection, None):
             timer.cancel()
+        self._proved.pop(connection, None)
 
     async def _serve(self, connection: Connection) -> None:
         channel = connection.channel
@@ -219,11 +241,12 @@ class Endpoint(Dialer):
             self._served[connection.alpn] -= 1
 
     def _knock(self, header: QuicHeader, data: bytes, addr: NetworkAddress) -> None:
-        """A stranger's first packet: no answer at a bound, a Retry under load, else a new connection."""
-        if len(self._half_open) >= HALF_OPEN_MAX:
-            self._refused += 1
-            return
-        original_cid, retry_cid = header.destination_cid, None
+        """A stranger's first packet: no answer at a bound, a Retry under load, else a new connection.
+
+        Only who proved its address by a Retry (RFC 9000 section 8.1.2) is held to its share: anybody can write
+        somebody else's address on a datagram.
+        """
+        original_cid, retry_cid, where = header.destination_cid, None, b""
         if header.token:
             try:
                 original_cid = self._retry.validate_token(
@@ -232,9 +255,14 @@ class Endpoint(Dialer):
             except ValueError:
                 self._refused += 1
                 return
-            retry_cid = header.destination_cid
-        elif len(self._half_open) > RETRY_ABOVE:
+            retry_cid, where = header.destination_cid, origin(address_text(addr))
+        elif len(self._half_open) - len(self._proved) > RETRY_ABOVE or self._this_second()._noise > NOISE_PER_S_MAX:
+            self._retried += 1
             self._send_retry(header, addr)
+            return
+        crowded = where and list(self._proved.values()).count(where) >= HALF_OPEN_PER_ORIGIN_MAX
+        if crowded or len(self._half_open) >= HALF_OPEN_MAX:
+            self._refused += 1
             return
         config = configuration(is_client=False, alpns=list(self._bounds), idle_s=self._idle_s)
         config.certificate, config.private_key = self._tls.certificate, self._tls.key
@@ -242,14 +270,18 @@ class Endpoint(Dialer):
             config,
             worker=self._worker,
             key_hash=self._tls.key_hash,
+            reset_key=self._reset_key,
             original_cid=original_cid,
             retry_cid=retry_cid,
         )
         connection = self._begin(quic)
         self.cid_issued(header.destination_cid, connection)
         self._half_open[connection] = self._loop.call_later(HALF_OPEN_S, self._expire, connection)
+        if where:
+            self._proved[connection] = where
         connection.receive(data, addr)
         if not quic.begun:
+            self._this_second()._noise += 1
             connection.close("not a QUIC handshake")
 
     def _send_retry(self, header: QuicHeader, addr: NetworkAddress) -> None:
@@ -268,6 +300,28 @@ class Endpoint(Dialer):
             retry_token=token,
         )
         self.send_datagrams([(answer, addr)])
+
+    def _send_reset(self, data: bytes, addr: NetworkAddress) -> None:
+        """Tell the sender that its connection is gone (RFC 9000 section 10.3), so that a restart is noticed at once.
+
+        Always shorter than what it answers, so two who answer each other soon stop, and nobody is flooded by us.
+        """
+        size = min(len(data) - 1, RESET_BYTES_MAX)
+        cid = data[1 : 1 + CID_BYTES]
+        if size < RESET_BYTES_MIN or not data[0] & 0x40 or cid[0] != self._worker:
+            return
+        if self._this_second()._answered < RESETS_PER_S_MAX:
+            self._answered += 1
+            self._resets += 1
+            head = bytearray(os.urandom(size - RESET_TOKEN_BYTES))
+            head[0] = head[0] & 0x3F | 0x40  # as any packet with a short header
+            self.send_datagrams([(bytes(head) + reset_token(self._reset_key, cid), addr)])
+
+    def _this_second(self) -> Self:
+        """With counters that begin anew each second."""
+        if (second := int(self._loop.time())) != self._second:
+            self._second, self._noise, self._answered = second, 0, 0
+        return self
 
     def _expire(self, connection: Connection) -> None:
         self._refused += 1

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 
 from federation.errors import AddressError, ProtocolError
-from federation.identity import NodeKey, Signature, verify
+from federation.identity import SIGNATURE_BYTES, NodeKey, Signature, verify
 from federation.ids import (
     CONVERSATION_ID_BYTES,
     DEVICE_ID_BYTES,
@@ -129,13 +129,28 @@ def read_event(signed: Signed) -> Event:
     return Event(event_id(signed.header), header, signed)
 
 
+def peek_header(raw: bytes) -> Header:
+    """A header whose hash is known to be right: it was checked when it was taken. `ProtocolError` if it is none."""
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("bad_event", f"the event header cannot be read: {str(error)[:120]!r}", "4.2") from None
+
+
+def lost_event(event: bytes) -> Signed:
+    """What stands for an event that its origin lost: nothing but its id (PROTOCOL.md 4.13)."""
+    return Signed(event, bytes(SIGNATURE_BYTES), None)
+
+
+def is_lost(signed: Signed) -> bool:
+    """No header is as short as an id."""
+    return len(signed.header) == EVENT_ID_BYTES and signed.body is None
+
+
 def decode_header(raw: bytes) -> Header:
     if len(raw) > HEADER_BYTES_MAX:
         raise ProtocolError("bad_event", f"an event header is at most {HEADER_BYTES_MAX} bytes", "4.2")
-    try:
-        header = _decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError("bad_event", f"the event header cannot be read: {str(error)[:120]!r}", "4.2") from None
+    header = peek_header(raw)
     if _encoder.encode(header) != raw:
         raise ProtocolError("bad_event", "the event header has a second encoding", "4.2")
     first = header.seq == 1

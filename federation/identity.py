@@ -4,6 +4,7 @@ Signing happens only through the typed, domain-separated calls of `NodeKey`; not
 peer has put together.
 """
 
+import hashlib
 import re
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, NamedTuple
@@ -99,6 +100,10 @@ class NodeKey:
     def sign(self, domain: str, data: bytes) -> bytes:
         """64 bytes over a domain tag and data; domains are listed in PROTOCOL.md 2.5."""
         return crypto_sign(_signed(domain, data), self._secret)[:crypto_sign_BYTES]
+
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes that only who has the key can know, the same in each process life; not for signing."""
+        return hashlib.sha256(self.sign("secret", purpose.encode())).digest()  # a signature that never leaves
 
 
 def new_chain(signing: NodeKey, recovery_public: bytes, salt: bytes) -> Chain:

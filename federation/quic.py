@@ -34,6 +34,7 @@ class Host(Protocol):
     def send_datagrams(self, datagrams: Sequence[tuple[bytes, NetworkAddress]]) -> None: ...
     def cid_issued(self, cid: bytes, connection: "Connection") -> None: ...
     def cid_retired(self, cid: bytes) -> None: ...
+    def reset_known(self, token: bytes, connection: "Connection") -> None: ...
     def opened(self, connection: "Connection") -> None: ...
     def ended(self, connection: "Connection") -> None: ...
 
@@ -46,6 +47,7 @@ class Connection:
         self.alpn = ""  # negotiated, once ready
         self.channel: QuicChannel | None = None
         self.cids: list[bytes] = []  # under which the endpoint knows it
+        self.reset_token = b""  # under which it knows the end of it
         self.closed: str | None = None  # why, for a person; None while it lives
         self.ready = asyncio.Event()  # handshake done or connection closed
         self._host = host
@@ -59,6 +61,10 @@ class Connection:
     @property
     def remote(self) -> str:
         return address_text(self.quic.get_peer_address())
+
+    def now(self) -> float:
+        """The loop's clock, in seconds."""
+        return self._loop.time()
 
     def connect(self, addr: NetworkAddress) -> None:
         """Start a client's handshake; `ready` tells when it is over."""
@@ -91,6 +97,11 @@ class Connection:
             self.quic.close(error_code=code, reason_phrase=reason[:200])
             self._end(reason or "closed by this side")
 
+    def forgotten(self) -> None:
+        """The other side does not know this connection any more; it gets no answer (RFC 9000 section 10.3.1)."""
+        if self.closed is None:
+            self._end("the other side has forgotten this connection: it was restarted", quiet=True)
+
     def _guard(self, step: Callable[..., None], *args: object) -> None:
         if self.closed is not None:
             return
@@ -119,6 +130,9 @@ class Connection:
             self._arm()
         if self.channel is not None:
             self.channel.progressed()
+
+        if self.quic.reset_token != self.reset_token:  # the peer's connection id in use is another one
+            self._host.reset_known(self.quic.reset_token, self)
 
     def _transmit(self) -> None:
         datagrams = self.quic.datagrams_to_send(now=self._loop.time())
@@ -152,6 +166,10 @@ class Connection:
             self.quic.send_ping(0)
             self.schedule()
         self._heard = False
+        if self.channel is not None:
+            self.channel.look()
+        if self.closed is not None:
+            return
         self._keepalive = self._loop.call_later(self._keepalive_s, self._on_keepalive)
 
     def _handle_events(self) -> None:
@@ -185,12 +203,12 @@ class Connection:
         if self.channel is not None and stream_id == self.channel.stream_id:
             self.close(reason)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, quiet: bool = False) -> None:
         """The last step of every life: nothing of the connection stays behind in loop or endpoint."""
         self.closed = reason
         try:
             # What aioquic keeps for its closing period is of no use: it would not even repeat the goodbye.
-            if self.quic.begun:  # never answer noise
+            if self.quic.begun and not quiet:  # never answer noise
                 self._host.send_datagrams(self.quic.datagrams_to_send(now=self._loop.time()))
         except Exception:  # the state may be what broke the connection
             logger.exception("goodbye to %s failed", self.remote)
@@ -219,6 +237,7 @@ class QuicChannel:
         self._credited_bytes = 0  # of those, how many the peer may send again
         self._trusted = False
         self._receiving = False  # somebody waits in recv
+        self._since = 0.0  # when the frame being received began, or somebody began to wait for it
         self._ended = False  # a clean FIN arrived
         self._closing = False
         self._failed: str | None = None
@@ -252,7 +271,7 @@ class QuicChannel:
             self._check_open()
             self._credit_partial()
             self._readable.clear()
-            self._receiving = True
+            self._since, self._receiving = self._connection.now(), True
             try:
                 await self._readable.wait()
             finally:
@@ -294,7 +313,11 @@ class QuicChannel:
         if self._closing:
             self._credit(self._fed_bytes)
             return
-        self._ready += self._cutter.feed(data)
+        began = not self._cutter
+        frames = self._cutter.feed(data)
+        if frames or began:
+            self._since = self._connection.now()
+        self._ready += frames
         if self._cutter.announced > FRAME_BYTES_MAX:
             self._connection.close(f"frame longer than {FRAME_BYTES_MAX} bytes", BAD_FRAME)
         elif fin and self._cutter:
@@ -305,6 +328,11 @@ class QuicChannel:
             self._credit_partial()
         if self._ready or self._ended:
             self._readable.set()
+
+    def look(self) -> None:
+        """From time to time: a frame that does not get whole ends the connection (PROTOCOL.md 5.12)."""
+        if self._receiving and self._cutter and self._connection.now() - self._since > self._cutter.seconds:
+            self._connection.close("a frame took too long to arrive", BAD_FRAME)
 
     def progressed(self) -> None:
         """After each turn of the connection: wake who waits for room or for the last acknowledgement."""

@@ -156,6 +156,7 @@ AnyFrame = Offer | Hello | Standing | Events | Acks | Ping | Pong | Goodbye
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
 _notices = msgspec.msgpack.Decoder(Notices)
+_segment = msgspec.msgpack.Decoder(Segment)
 
 
 def encode(frame: AnyFrame | Notices) -> bytes:
@@ -171,6 +172,19 @@ def decode(raw: bytes) -> AnyFrame:
     if _encoder.encode(frame) != raw:  # a key twice, keys in another order, a number written long
         raise ProtocolError("bad_frame", "a link frame has a second encoding", "5.1")
     return frame
+
+
+def encode_segment(segment: Segment) -> bytes:
+    """A segment alone, to be kept."""
+    return _encoder.encode(segment)
+
+
+def decode_segment(raw: bytes) -> Segment:
+    """One that was kept; `ProtocolError` where it is damaged."""
+    try:
+        return _segment.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("bad_frame", f"a segment cannot be read: {str(error)[:120]!r}", "5.2") from None
 
 
 def decode_notices(raw: bytes) -> Notices:

@@ -43,6 +43,7 @@ CODES: dict[str, tuple[bool, str]] = {
     "mailbox_full": (True, "the recipient's mailbox, or the sender's own, is full until one of their devices fetches"),
     "destination_backlogged": (True, "too much is already waiting for that node"),
     "storage_full": (True, "the node's disk is full; reads go on"),
+    "damaged": (False, "what the node has stored of this is damaged; its administrator can look with `roost verify`"),
     "busy": (True, "the node is busy or stopping"),
     "too_slow": (True, "a deadline passed before the hello, or before a login"),
     "rate_limited": (True, "too many requests"),
@@ -325,11 +326,24 @@ class DeviceState(msgspec.Struct, frozen=True, tag="device", tag_field="t", omit
     position: Count = 0
 
 
-Item = Message | Watermark | Failure | ConversationState | DeviceState
+class Damaged(msgspec.Struct, frozen=True, tag="damaged", tag_field="t", omit_defaults=True):
+    """Something that should be here and cannot be shown (PROTOCOL.md 7.6); ids are empty where nothing tells them."""
+
+    why: str  # damaged, missing, lost, quarantined
+    conversation: Id = ""
+    origin: Id = ""
+    log: Id = ""
+    seq: Count = 0
+    upto: Count = 0  # the last of a run that is missing; else the same as seq
+    event: Id = ""  # what `before` of `history` takes
+    position: Count = 0
+
+
+Item = Message | Watermark | Failure | ConversationState | DeviceState | Damaged
 
 
 class History(Result, tag="history", frozen=True):
-    messages: tuple[Message, ...]
+    messages: tuple[Message | Damaged, ...]
     more: bool = False
 
 

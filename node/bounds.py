@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from federation import calls, endpoint, ids, link, running, wire
 from node import admin, api, host, node
-from node.core import bucket, receive
+from node.core import bucket, quarantine, receive
 from node.core.peers import STRANGERS
 from node.core.quota import used
 from node.storage import reads, waits, writer
@@ -53,6 +53,10 @@ def _stored(of: "node.Node", totals: dict[str, int], peers: "list[rows.Peer]") -
               "it is told to come later: rate_limited", ("limits.peer_quota_bytes",)),
         Bound("strangers' nodes known", sum(p.state in STRANGERS for p in peers), host.STRANGERS_MAX,
               verdicts["strangers"], "further ones are told that they are blocked", ("node.host.STRANGERS_MAX",)),
+        Bound("events of a peer in quarantine", totals["held events"], quarantine.EVENTS_MAX, verdicts["failed"],
+              "the conversation waits at the peer", ("node.core.quarantine.EVENTS_MAX", "node.host.TRIED_MAX")),
+        Bound("bytes of a peer in quarantine", totals["held bytes"], quarantine.BYTES_MAX, verdicts["failed"],
+              "the same", ("node.core.quarantine.BYTES_MAX",)),
         Bound("commands waiting for the store", store.waiting, writer.WAITING_MAX, store.refused["busy"],
               "refused: busy", ("node.storage.writer.WAITING_MAX",)),
     )  # fmt: skip
@@ -119,7 +123,8 @@ def _doors(of: "node.Node") -> Iterable[Bound]:
               "refused, or not answered", ("federation.endpoint.CONNECTIONS_MAX",)),
         Bound("QUIC handshakes going on", udp.counters.half_open, endpoint.HALF_OPEN_MAX, udp.counters.refused,
               f"not answered; above {endpoint.RETRY_ABOVE} an address is proved first",
-              ("federation.endpoint.HALF_OPEN_MAX", "federation.endpoint.RETRY_ABOVE")),
+              ("federation.endpoint.HALF_OPEN_MAX", "federation.endpoint.HALF_OPEN_PER_ORIGIN_MAX",
+               "federation.endpoint.RETRY_ABOVE", "federation.endpoint.NOISE_PER_S_MAX")),
         Bound("administrators connected", asked.open_now, admin.OPEN_MAX, asked.refused, "refused: busy",
               ("node.admin.OPEN_MAX",)),
         Bound("addresses that answered over TCP only", len(of.doors.caller), calls.REMEMBERED_MAX, 0,

@@ -46,7 +46,7 @@ async def open_doors(node: "Node") -> None:
 
     try:
         bounds = {wire.ALPN: CONNECTIONS_MAX, api.ALPN: node.config.limits.sessions + REFUSED_MAX}
-        endpoint = await Endpoint.open(host, port, tls, accept, bounds)
+        endpoint = await Endpoint.open(host, port, tls, accept, bounds, reset_key=node.us.key.secret("reset"))
         node.on_close(endpoint.close)
         web = None
         if node.config.listen is not None:

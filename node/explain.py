@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from federation.event import decode_header, stamp_ms
+from federation.event import stamp_ms
 from federation.ids import Log, User, to_text
 from node import api
 from node.core import render, rows
@@ -22,10 +22,9 @@ async def explain(node: "Node", event: bytes) -> api.Why:
     receipts, failed, outbound, _ = await node.store.read(reads.progress, node.us.node, row.log)
     address = node.directory.address
     sender = User(placed.origin, row.sender)
-    header = decode_header(row.header)
     own = placed.origin == node.us.node
     where = f"log {to_text(placed.incarnation)[:8]} number {row.seq}"
-    hops = [api.Hop(stamp_ms(header.stamp), "written", f"by {address(*sender)} on {to_text(row.device)[:8]}")]
+    hops = [api.Hop(stamp_ms(row.stamp), "written", f"by {address(*sender)} on {to_text(row.device)[:8]}")]
     hops.append(api.Hop(row.arrived_ms, "accepted" if own else "received", f"committed here as {where}"))
     for queue in outbound:
         hops.append(_link_hop(node, queue, row.seq, Log(row.conversation, placed.origin, placed.incarnation)))

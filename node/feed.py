@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from federation.ids import Log
 from node import api, coding
 from node.api import ApiError
-from node.core import render
+from node.core import render, rows
 from node.core.progress import Acknowledge, Seen
 from node.storage import reads
 from node.storage.writer import StoreFailed
 
 if TYPE_CHECKING:
-    from node.core import rows
     from node.node import Node
 
 LOOK_AGAIN_S = 30.0  # a lost hint costs at most this
 TELL_AGAIN_S = 1.0  # between tries to store an acknowledgement
-Page = tuple[list["reads.Placed | rows.Fact"], int, bool]
+Read = reads.Placed | reads.Broken | rows.Fact
+Page = tuple[list[Read], int, bool]
 
 
 class Feed:
@@ -86,18 +86,23 @@ class Feed:
         bounds = (api.FEED_ITEMS_MAX, api.FEED_BYTES_MAX // 4)
         return await self._node.store.read(reads.feed, self._device.local, after, *bounds, hot=hot)
 
-    def _seen(self, item: "reads.Placed | rows.Fact") -> tuple[int, Log | None, int]:
+    def _seen(self, item: Read) -> tuple[int, Log | None, int]:
         if not isinstance(item, reads.Placed):
             return item.position, None, 0
         own = item.origin == self._node.us.node and item.event.sender == self._device.local
         log = None if own else Log(item.event.conversation, item.origin, item.incarnation)
         return item.position, log, item.event.seq
 
-    def _item(self, item: "reads.Placed | rows.Fact") -> api.Item:
+    def _item(self, item: Read) -> api.Item:
         if isinstance(item, reads.Placed):
             address = self._node.directory.address
-            return render.message(item.origin, item.incarnation, item.event, address, item.position)
-        return coding.decode_item(item.item, item.position)
+            return render.message(item.origin, item.incarnation, item.event, item.header, address, item.position)
+        if isinstance(item, reads.Broken):
+            return render.damaged(item.why, *item[2:], position=item.position)
+        try:
+            return coding.decode_item(item.item, item.position)
+        except ValueError:
+            return render.damaged("damaged", position=item.position)
 
     def ack(self, frame: api.Ack) -> None:
         """Positions become watermarks per log: what was pushed here is what can be acknowledged here."""

@@ -1,17 +1,20 @@
 """The node as federation sees it: looks things up, and submits what arrived (`federation.running.Host`)."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from federation import wire
 from federation.errors import AddressError
 from federation.event import Signed
 from federation.identity import Identity, encode_chain, split_host_port
-from federation.ids import Log
+from federation.ids import Log, to_text
 from federation.link import Standing
 from federation.ports import ChannelClosed, Clock
 from federation.reach import Reach, may_call, reach_from
@@ -21,10 +24,13 @@ from node.config import Limits
 from node.core.bucket import Buckets
 from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked
+from node.core.quarantine import TRIES, Isolate
 from node.core.receive import Receive
 from node.directory import addresses
-from node.storage import reads
+from node.storage import outgoing
 from node.storage.writer import StoreFailed
+
+log = logging.getLogger("roost.node")
 
 if TYPE_CHECKING:
     from node.directory import Directory
@@ -35,6 +41,8 @@ HOLD_BACK_MS = 1_000  # a peer's events wait so long at most for their turn
 HELLOS_PER_S, HELLOS_MAX = 1, 30  # of one node
 PAUSED_MAX = 16_384
 TELL_AGAIN_S = 1.0  # between tries to store an acknowledgement
+POISON = ("failed", "damaged")  # refusals that tell of this node, and not of the event
+TRIED_MAX = 4096
 STRANGERS_MAX = 1024  # nodes that no administrator decided on: a key costs nothing, and `open` ones are called
 
 
@@ -55,6 +63,8 @@ class Host:
         self.hellos = Buckets(HELLOS_PER_S, HELLOS_MAX)
         self.refused: Counter[str] = Counter()  # by the code of `later`, and of what never came so far
         self.retrying = 0  # acknowledgements that were not stored yet
+        self.tries: dict[tuple[bytes, int], int] = {}  # of events that could not be processed; oldest first
+        self.failures = 0  # times that happened
         self.paused: dict[Log, str] = {}  # why a log waits at a peer, for `roost why`; oldest first
 
     def known(self) -> Sequence[Known]:
@@ -89,17 +99,21 @@ class Host:
     async def pending(self, peer: bytes, look: Look) -> Found:
         sent = {log.key: seq for log, seq in look.sent.items()}
         resting = {log.key for log in look.resting}
-        few = len(sent) + len(resting) < reads.LOGS_MAX  # to look past
+        few = len(sent) + len(resting) < outgoing.LOGS_MAX  # to look past
         runs, turn, more = await self._store.read(
-            reads.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new and few
+            outgoing.pending, peer, look.turn, sent, resting, look.events, look.bytes, hot=look.new and few
         )
         return Found([_segment(run) for run in runs], turn, more)
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         if not await self._may_come(peer, len(segment.events)):
+            self.refused["peer events"] += 1
             ack = _later(segment, "rate_limited", "this node takes no more from yours for a while")
         else:
-            ack = await self._receive(peer, segment)
+            try:
+                ack = await self._receive(peer, segment)
+            except StoreFailed as error:
+                raise ChannelClosed(f"the store failed: {error}") from None
         self.refused.update(v.code for v in ack.verdicts)
         return ack
 
@@ -115,21 +129,55 @@ class Host:
             return True
 
     async def _receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
+        """What cannot be processed pauses its own log only, and in the end goes into quarantine (PROTOCOL.md 4.14)."""
+        notices = not segment.members  # nobody waits for them
         try:
-            notices = not segment.members  # nobody waits for them
             ack: wire.LogAck = await self._store.submit(Receive(peer, segment), later=notices)
             return ack
         except ApiError as error:  # full or busy: the peer keeps it and offers it again
-            return _later(segment, error.code, error.message)
-        except StoreFailed as error:
-            raise ChannelClosed(f"the store failed: {error}") from None
+            if error.code not in POISON:
+                return _later(segment, error.code, error.message)
+            reason = error.message
+        except StoreFailed:
+            raise
+        except Exception as error:  # a bug, or a damaged row that nobody thought of
+            log.error("an event of %s cannot be processed", to_text(peer), exc_info=error)
+            reason = f"{type(error).__name__}: {error}"
+        if len(segment.events) > 1:
+            return await self._one_by_one(peer, segment)
+        place = Log(segment.conversation, segment.origin, segment.incarnation).key, segment.first
+        tries = self.tries.pop(place, 0) + 1
+        self.failures += 1
+        if tries >= TRIES:
+            try:
+                isolated: wire.LogAck = await self._store.submit(Isolate(peer, segment, reason, tries))
+                return isolated
+            except ApiError as error:  # full, or the bug is in the log itself
+                reason = error.message
+        self.tries[place] = tries
+        while len(self.tries) > TRIED_MAX:
+            del self.tries[next(iter(self.tries))]
+        return _later(segment, "failed", reason)
+
+    async def _one_by_one(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
+        """Find the one: what is before it is taken, what is after it waits."""
+        verdicts: list[wire.Verdict] = []
+        upto = 0
+        for number, event in enumerate(segment.events):
+            one = msgspec.structs.replace(segment, first=segment.first + number, events=(event,))
+            ack = await self._receive(peer, one)
+            verdicts += ack.verdicts
+            if ack.seq < one.first:
+                break
+            upto = ack.seq
+        return wire.LogAck(segment.conversation, segment.origin, segment.incarnation, upto, tuple(verdicts))
 
     async def acked(self, peer: bytes, ack: wire.LogAck) -> int:
-        log = Log(ack.conversation, ack.origin, ack.incarnation)
-        self.paused.pop(log, None)
+        of = Log(ack.conversation, ack.origin, ack.incarnation)
+        self.paused.pop(of, None)
         for verdict in ack.verdicts:
             if verdict.verdict == "later":
-                self.paused[log] = f"{verdict.code}: {verdict.reason}"
+                self.paused[of] = f"{verdict.code}: {verdict.reason}"
         if len(self.paused) > PAUSED_MAX:
             del self.paused[next(iter(self.paused))]
         while True:
@@ -137,10 +185,16 @@ class Host:
                 acked: int = await self._store.submit(PeerAcked(peer, ack), later=True)
                 return acked
             except ApiError as error:
+                if error.code in POISON:
+                    return ack.seq  # one log's damage is no reason to end the link; on the next one it is offered again
                 if not error.retry:
                     raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
             except StoreFailed as error:
                 raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None
+            except Exception as error:
+                log.error("an acknowledgement of %s cannot be processed", to_text(peer), exc_info=error)
+                self.failures += 1
+                return ack.seq
             # No room or no time now. A new link would only bring the same again; on this one the window holds it back.
             self.refused["acknowledgements"] += 1
             self.retrying += 1
@@ -151,16 +205,19 @@ class Host:
 
 
 def _later(segment: wire.Segment, code: str, reason: str) -> wire.LogAck:
+    """Nothing of it was taken; where the log is, the other side knows."""
     verdict = wire.Verdict(segment.first, "later", code, reason[: wire.REASON_CHARS_MAX])
     return wire.LogAck(segment.conversation, segment.origin, segment.incarnation, 0, (verdict,))
 
 
-def _segment(run: reads.Run) -> wire.Segment:
-    head, c, given_up = run.of.head, run.of.conversation, run.of.outbound.given_up
+def _segment(run: outgoing.Run) -> wire.Segment:
+    head, c = run.of.head, run.of.conversation
+    given_up = max(0, run.of.outbound.given_up - run.after)  # of these, the first so many
+    bare = (Signed(event.header, event.signature, None) for event in run.events[:given_up])
     return wire.Segment(
         head.conversation, head.origin, head.incarnation, run.after + 1,
         ((c.node_a, c.local_a), (c.node_b, c.local_b)) if c.kind == "direct" else (),
-        tuple(Signed(e.header, e.signature, e.body if e.seq > given_up else None) for e in run.events),
+        (*bare, *run.events[given_up:]),
     )  # fmt: skip
 
 

@@ -143,7 +143,6 @@ class Node:
         settings = Settings(link.ping_ms, link.dead_after_ms, link.window_events, link.window_bytes)
         self.service = Service(self.us, self.host, self.system, dial, settings, link.backoff_cap_ms)
         self.upkeep = Upkeep(self)
-        self.upkeep.look()  # a node that starts on a full disk takes nothing new from the start
         self._store_task = self.own(self.store.run(), "store")
         self.own(self.upkeep.run(), "upkeep")
 
@@ -257,6 +256,8 @@ class Node:
                 self._end_sessions(str(key), None, "the account is disabled")
             elif kind == "device":
                 self._end_sessions("", key, "the device was revoked")
+            elif kind == "quarantine" and isinstance(key, bytes):
+                log.warning("an event of %s is in quarantine: `roost quarantine list`", self.directory.name_of(key))
             elif kind == "evidence":
                 log.warning("%s sent two events under one number: kept as evidence", key)
 

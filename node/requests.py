@@ -92,14 +92,17 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
     before = event_id(frame.before) if frame.before else None
     bounds = (frame.limit, HISTORY_BYTES_MAX)
     page, more, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, *bounds)
-    messages = []
+    messages: list[api.Message | api.Damaged] = []
     for p in page:
+        if isinstance(p, reads.Broken):
+            messages.append(render.damaged(p.why, *p[2:]))
+            continue
         mine = p.origin == node.us.node and p.event.sender == device.local
         state = ""
         if mine:
             to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
             state = to[0].state if to else "accepted"
-        messages.append(render.message(p.origin, p.incarnation, p.event, node.directory.address, 0, state))
+        messages.append(render.message(p.origin, p.incarnation, p.event, p.header, node.directory.address, 0, state))
     return api.History(tuple(messages), more)
 
 
@@ -112,12 +115,12 @@ async def conversations(session: "Session", frame: api.GetConversations) -> api.
     )
     out = []
     for standing, row in page:
-        other = next((m for m in members(row) if m != me), me)
+        other = next((m for m in members(row) if m != me), me) if row is not None else None
         read_upto = tuple(api.Mark(to_text(o), to_text(i), seq) for o, i, seq in marks.get(standing.conversation, ()))
         out.append(
             api.ConversationState(
                 to_text(standing.conversation),
-                node.directory.address(*other),
+                node.directory.address(*other) if other is not None else "",
                 standing.state,  # type: ignore[arg-type]
                 read_upto,
                 standing.last_stamp >> 16,

@@ -33,6 +33,7 @@ class Upkeep:
         self._base = node.system.wall_ms() - node.system.awake_ms()
         self._looked_ms = node.system.awake_ms()
         self._expiry_due_ms = self._looked_ms  # the first look is soon after the start
+        self.look()  # a node that starts on a full disk takes nothing new from the start
 
     async def run(self) -> None:
         while True:

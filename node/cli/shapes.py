@@ -3,7 +3,7 @@
 from typing import Any
 
 from node.cli.output import clock, safe
-from node.client.model import Change, Message
+from node.client.model import DAMAGED, Change, Message
 
 KINDS = ("message", "state", "request", "device")
 
@@ -13,7 +13,7 @@ def message_object(m: Message) -> dict[str, Any]:
     return {
         "kind": "message", "id": m.id, "conversation": m.conversation, "from": m.sender, "text": m.text,
         "stamp": m.stamp, "device": m.device, "origin": m.origin, "log": m.log, "seq": m.seq, "late": m.late,
-        "reply_to": m.reply_to, "mine": m.mine,
+        "reply_to": m.reply_to, "mine": m.mine, "damaged": m.kind == DAMAGED,
     }  # fmt: skip
 
 
@@ -57,6 +57,8 @@ def history_object(m: Message) -> dict[str, Any]:
 
 def history_text(m: Message) -> str:
     """A message for people, on one line."""
+    if m.kind == DAMAGED:
+        return f"{clock(m.stamp)}  {safe(m.text)}"
     state = f"  [{m.state}]" if m.state else ""
     return f"{clock(m.stamp)}  {safe(m.sender)}: {safe(m.text)}{state}"
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 from node import api
 from node.client.errors import Lost, Unreachable
 from node.client.model import Conversation, Message
-from node.client.rows import QUEUED_ORDER, from_node, marks, only_here, pieces
+from node.client.rows import QUEUED_ORDER, from_damaged, from_node, marks, only_here, pieces
 from node.client.session import Session
 from node.client.store import Store
 
@@ -39,7 +39,7 @@ class Asks:
         With them, what was written here and the node does not have: refused, or still queued.
         """
         here = await self._store.run(lambda db: only_here(db, target))
-        pages: list[tuple[api.Message, ...]] = []
+        pages: list[tuple[api.Message | api.Damaged, ...]] = []
         before, left, more = None, limit, True
         while left > 0 and more:
             request = api.GetHistory(id=1, conversation=target, before=before, limit=min(left, api.PAGE_MAX))
@@ -47,9 +47,10 @@ class Asks:
             if not page.messages:
                 break
             pages.append(page.messages)
-            before, left, more = page.messages[0].event, left - len(page.messages), page.more
+            before = next((m.event for m in page.messages if m.event), None)
+            left, more = left - len(page.messages), page.more and before is not None
         every = [item for page_ in reversed(pages) for item in page_][-limit:]
-        ours = [m for m in every if m.device == self.device]
+        ours = [m for m in every if isinstance(m, api.Message) and m.device == self.device]
         keys = await self._keys([m.event for m in ours])
         for item in ours:  # some got there meanwhile; before its reply is stored, only the text tells which
             key = keys.get(item.event)
@@ -57,7 +58,15 @@ class Asks:
             if same is not None:
                 keys[item.event] = same.key
                 here.remove(same)
-        found = [*(from_node(item, self.address, keys.get(item.event)) for item in every), *here]
+        found: list[Message] = []
+        order = next((int(m.order, 16) for m in every if isinstance(m, api.Message)), 0)
+        for each in every:
+            order = int(each.order, 16) if isinstance(each, api.Message) else order
+            if isinstance(each, api.Damaged):
+                found.append(from_damaged(each, order))
+            else:
+                found.append(from_node(each, self.address, keys.get(each.event)))
+        found += here
         return sorted(found, key=lambda m: m.order or QUEUED_ORDER)[-limit:]
 
     async def _keys(self, events: list[str]) -> dict[str, str]:

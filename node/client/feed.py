@@ -20,6 +20,7 @@ from node.client.rows import (
     adopt,
     conversations,
     fact,
+    from_damaged,
     from_node,
     marks,
     message,
@@ -62,6 +63,7 @@ def apply(db: sqlite3.Connection, me: Me, feeds: Sequence[api.Feed], journal: bo
     if not items:
         return Applied([], [], stored)
     found = [(item.position, m) for item, m in _messages(db, me, items)]
+    found += _damaged(db, items)
     others = [(at, m) for at, m in found if not (m.mine and m.device == me.device)]
     # Our own message may come before the reply that tells its key: a screen would show it twice.
     known = others if len(others) < len(found) and not outbox.resolved(db) else found
@@ -148,6 +150,26 @@ def _messages(db: sqlite3.Connection, me: Me, items: Sequence[api.Item]) -> list
     outbox.catch_up(db, [(m.conversation, m.log, m.id or "") for m in ours])
     now = {m.id: m for piece in pieces(m.id or "" for m in ours) for m in _by_id(db, piece)}
     return [(item, now.get(m.id, m)) for item, m in fresh]
+
+
+def _damaged(db: sqlite3.Connection, items: Sequence[api.Item]) -> list[tuple[int, Message]]:
+    """Marks of what the node cannot show, where there is anything to mark: not what this device has itself."""
+    found: list[tuple[int, Message]] = []
+    for item in items:
+        if not isinstance(item, api.Damaged) or not item.seq:
+            continue  # a fact: the next change brings it anew
+        query = "SELECT max(ord), max(seq = ?) FROM message WHERE conversation = ? AND id IS NOT NULL AND log = ?"
+        (order, here) = db.execute(query, (item.seq, item.conversation, item.log)).fetchone()
+        if here:
+            continue
+        m = from_damaged(item, order or 0)
+        db.execute(
+            "INSERT OR IGNORE INTO message(id, key, conversation, sender, device, text, stamp, mine, ord, kind, origin,"
+            " log, seq) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (m.id, m.key, m.conversation, "", "", m.text, m.stamp, 0, m.order, m.kind, m.origin, m.log, m.seq),
+        )
+        found.append((item.position, m))
+    return found
 
 
 def _by_id(db: sqlite3.Connection, ids: Sequence[str]) -> list[Message]:

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 State = Literal["", "queued", "accepted", "sent", "delivered", "read", "failed", "void"]
+DAMAGED = "damaged"  # kind of what stands for messages that the node cannot show
 STATES: tuple[State, ...] = ("queued", "accepted", "sent", "delivered", "read")  # in the order they are reached
 
 

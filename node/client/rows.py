@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from node import api
-from node.client.model import Conversation, Message, State
+from node.client.model import DAMAGED, Conversation, Message, State
 
 STATES: tuple[State, ...] = ("", "queued", "accepted", "sent", "delivered", "read", "failed", "void")
 RANK: dict[str, int] = {state: rank for rank, state in enumerate(STATES)}
@@ -39,6 +39,24 @@ def from_node(item: api.Message, me: str, key: str | None = None) -> Message:
         item.event, key or item.event, item.conversation, item.sender, item.device, text, item.stamp, mine,
         STATES[RANK[state]] if mine else "", "", item.late, int(item.order, 16), item.kind, item.origin, item.log,
         item.seq, item.target,
+    )  # fmt: skip
+
+
+WHY = {
+    "missing": "is missing on your node",
+    "lost": "was lost by its sender's node",
+    "quarantined": "could not be processed by your node, whose administrator has it in quarantine",
+}
+
+
+def from_damaged(item: api.Damaged, order: int) -> Message:
+    """What stands for messages that the node cannot show; `order` is of what comes before it."""
+    count = item.upto - item.seq + 1
+    what = f"{count} messages: each" if count > 1 else "a message"
+    id = item.event or f"{item.log or item.position}.{item.seq}.{item.upto}"
+    return Message(
+        id, id, item.conversation, "", "", f"({what} {WHY.get(item.why, 'is damaged on your node')})",
+        order >> STAMP_COUNTER_BITS, False, order=order, kind=DAMAGED, origin=item.origin, log=item.log, seq=item.seq,
     )  # fmt: skip
 
 

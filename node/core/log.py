@@ -134,11 +134,16 @@ def waits(view: View, old: rows.Outbound, new: rows.Outbound) -> None:
 
 def deliver(view: View, context: Context, event: Event, local: str) -> None:
     """One small row in a local member's mailbox."""
+    place(view, local, event.header.log.key, event.header.seq, size(event))
+
+
+def place(view: View, local: str, key: bytes, seq: int, bytes_: int = 0) -> None:
+    """The mailbox's next position is for this number of a log, whether or not its event is here."""
     box = view.get(rows.Mailbox, local)
     position = box.position + 1 if box else 1
-    waiting, bytes_ = (box.items, box.bytes) if box else (0, 0)
-    view.put(rows.Mailbox(local, position, waiting + 1, bytes_ + size(event)))
-    view.put(rows.Item(local, position, event.header.log.key, event.header.seq))
+    waiting, held = (box.items, box.bytes) if box else (0, 0)
+    view.put(rows.Mailbox(local, position, waiting + 1, held + bytes_))
+    view.put(rows.Item(local, position, key, seq))
     view.hint("mailbox", local)
 
 

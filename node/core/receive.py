@@ -12,15 +12,17 @@ from federation.event import (
     Signed,
     decode_header,
     event_id,
+    is_lost,
     read_event,
     signature_holds,
     stamp_ms,
 )
 from federation.identity import check_chain, decode_chain, event_keys
-from federation.ids import Log, User, digest, direct_conversation, notice_conversation
+from federation.ids import Log, User, direct_conversation, notice_conversation
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.core import log, rows
 from node.core.context import FUTURE_MS_MAX, Context
+from node.core.damage import LOST, refused_place
 from node.core.progress import receipts_arrived, want_receipts
 from node.core.quota import charge
 from node.core.view import Key, View
@@ -39,12 +41,24 @@ def _keys(chain: bytes) -> tuple[bytes, ...]:
     return event_keys(decoded)
 
 
+REPLAYED = rows.LogHead(b"", b"", b"", b"", 0, b"", 0)  # the one before it was looked at when it came
+QUARANTINED = "quarantined"
+KEPT = "that node could not process it; it is kept there, and its administrator may deliver it yet"
+
+
 class Refuse(Exception):
     """This event never stands here: final, the log advances (PROTOCOL.md 5.4)."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
         self.code, self.reason = code, reason
+
+
+def show_gap(view: View, segment: Segment, key: bytes, seq: int, local: str) -> None:
+    """Tell the local member that a message is missing: a place in the mailbox, and nothing to show there."""
+    standing = view.get(rows.Standing, segment.conversation, local) if local else None
+    if standing is not None and standing.state != "declined":
+        log.place(view, local, key, seq)
 
 
 class Later(Refuse):
@@ -98,6 +112,8 @@ class Receive:
             try:
                 if seq > known + 1:
                     raise Later("gap", f"have {known}, was offered {seq}")
+                if is_lost(signed):
+                    raise Refuse(LOST, "its node has lost this event")
                 event = self._check(view, context, signed, seq, head, keys)
                 self._take(view, context, event, peer)
             except Later as error:
@@ -119,6 +135,19 @@ class Receive:
         if charged is not None:
             view.put(charged)
         return charged is not None
+
+    def replay(self, view: View, context: Context) -> None:
+        """Process the one event of this segment again, which was put aside under its number; the log stays where it is.
+
+        Raises `Refuse` and `ProtocolError`.
+        """
+        peer, head = view.get(rows.Peer, self.peer), view.get(rows.LogHead, self._log.key)
+        if peer is None or head is None:
+            raise Refuse("not_accepted", "its node is not known here any more")
+        signed, seq = self.segment.events[0], self.segment.first
+        event = self._check(view, context, signed, seq, REPLAYED, _keys(peer.chain))
+        self._take(view, context, event, peer)
+        view.put(head)
 
     def _want(self, view: View, context: Context) -> None:
         """Ask at once for what each event would ask for alone: what is a repeat, and what notices are about."""
@@ -147,7 +176,7 @@ class Receive:
         header = event.header
         if header.log != self._log or header.seq != seq or header.origin != self.peer:
             raise Refuse("bad_event", "the event is not of the log it was sent in")
-        if header.previous != (head.head if head else None):
+        if head is not REPLAYED and header.previous != (head.head if head else None):
             raise Refuse("bad_event", "the event does not follow the one before it")
         if not any(signature_holds(event, key) for key in keys):
             raise Refuse("bad_signature", "the event is not signed by its origin's key")
@@ -163,7 +192,8 @@ class Receive:
             self._notices(view, context, event)
             return
         me, local = User(self.peer, header.sender), self._local(context)
-        if not local or direct_conversation(me, User(context.node, local)) != header.conversation:
+        both = tuple(sorted((me, User(context.node, local))))
+        if not local or self.segment.members != both or direct_conversation(*both) != header.conversation:
             raise Refuse("not_member", "the sender is not a member of this conversation")
         if event.signed.body is None:  # given up before it came (PROTOCOL.md 4.6): kept for the log's sake
             if not self._charge(view, context, log.size(event)):
@@ -200,7 +230,8 @@ class Receive:
 
     def _notices(self, view: View, context: Context, event: Event) -> None:
         header = event.header
-        if header.conversation != notice_conversation(context.node, self.peer) or header.sender:
+        own = notice_conversation(context.node, self.peer)
+        if header.conversation != own or header.sender or self.segment.members:
             raise Refuse("not_member", "notices travel only in the two nodes' own conversation")
         notices = decode_notices(event.signed.body or b"")
         moved = receipts_arrived(view, context, self.peer, notices.receipts)
@@ -217,15 +248,18 @@ class Receive:
             stamp = 0
         event = event_id(signed.header)
         head = view.get(rows.LogHead, self._log.key)
-        # Under an id of its own: whoever replays another's event here must not occupy that event's id.
-        place = digest("refused", self._log.key, seq.to_bytes(8, "big"), event)
+        stamp = head.stamp if code == LOST and head else stamp  # right behind the one before it
+        place = refused_place(self._log.key, seq, event)
         view.put(
             rows.StoredEvent(
                 self._log.key, seq, place, self.segment.conversation, stamp, "", b"", "refused",
                 signed.header, signed.signature, None, context.now_ms, 0, code,
             )
         )  # fmt: skip
+        event = signed.header if code == LOST else event
         view.put(rows.LogHead(self._log.key, *self._log, seq, event, head.stamp if head else 0))
+        if code == LOST:
+            show_gap(view, self.segment, self._log.key, seq, self._local(context))
 
     def _lies(self, signed: Signed, seq: int, keys: tuple[bytes, ...]) -> bool:
         """Whether the origin really signed this for the same number of the same log."""
@@ -243,7 +277,10 @@ class Receive:
         stored = view.get(rows.StoredEvent, self._log.key, seq)
         other = event_id(signed.header)
         if stored is None:
-            return []
+            held = view.get(rows.Quarantine, self._log.key, seq)
+            return [] if held is None else [Verdict(seq, "refused", QUARANTINED, KEPT)]
+        if is_lost(signed) and not stored.refused:
+            return []  # it is here
         if event_id(stored.header) != other:
             proof = len(signed.header) + len(signed.signature)
             # Else it proves nothing, or as much as is here already, and would only fill the disk.

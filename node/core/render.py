@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from federation.event import decode_header, stamp_ms
+from federation.event import Header, stamp_ms
 from federation.ids import User, to_text
 from node import api
 from node.core import rows
@@ -12,10 +12,15 @@ Address = Callable[[bytes, str], str]
 
 
 def message(
-    origin: bytes, incarnation: bytes, event: rows.StoredEvent, address: Address, position: int = 0, state: str = ""
+    origin: bytes,
+    incarnation: bytes,
+    event: rows.StoredEvent,
+    header: Header,
+    address: Address,
+    position: int = 0,
+    state: str = "",
 ) -> api.Message:
-    """One event; the header is opened again only where the row does not say it."""
-    header = decode_header(event.header)
+    """One event, with its header as it was opened when it was read."""
     return api.Message(
         event=to_text(event.event),
         conversation=to_text(event.conversation),
@@ -33,6 +38,16 @@ def message(
         late=bool(event.late),
         position=position,
         state=state,
+    )
+
+
+def damaged(
+    why: str, conversation: bytes = b"", origin: bytes = b"", incarnation: bytes = b"", seq: int = 0, upto: int = 0,
+    event: bytes = b"", position: int = 0,
+) -> api.Damaged:  # fmt: skip
+    """What cannot be shown, as far as anything is known of it."""
+    return api.Damaged(
+        why, to_text(conversation), to_text(origin), to_text(incarnation), seq, upto, to_text(event), position
     )
 
 

@@ -211,9 +211,31 @@ class Evidence(NamedTuple):
     at_ms: int
 
 
+class Quarantine(NamedTuple):
+    """An event of a peer that could not be processed, whole, for an administrator (PROTOCOL.md 4.14)."""
+
+    log: bytes
+    seq: int
+    event: bytes  # its id
+    peer: bytes
+    error: str
+    tries: int
+    segment: bytes  # as it came: a segment of this one event, MessagePack
+    at_ms: int
+
+
+class QuarantineSize(NamedTuple):
+    """How much one peer has in quarantine: bounded."""
+
+    peer: bytes
+    events: int
+    size_bytes: int
+
+
 KEYS: dict[type, int] = {
     Meta: 1, Account: 1, Device: 1, Invite: 1, Peer: 1, Conversation: 1, Standing: 2, LogHead: 1, OwnLog: 1,
     StoredEvent: 2,
     SentKey: 2, Mailbox: 1, Item: 2, Fact: 2, Outbound: 2, Destination: 1, Receipt: 3, Failed: 4, Evidence: 1,
+    Quarantine: 2, QuarantineSize: 1,
 }  # fmt: skip
 ONCE: frozenset[type] = frozenset({StoredEvent, SentKey, Item})

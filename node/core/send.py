@@ -96,8 +96,8 @@ class Send:
             raise ApiError("conflict", f"key {self.key!r} was used for another message; nothing was stored")
         event = view.get(rows.StoredEvent, used.log, used.seq)
         head = view.get(rows.LogHead, used.log)
-        assert event is not None
-        assert head is not None
+        if event is None or head is None:
+            raise ApiError("damaged", "it was accepted before, and is damaged here now; nothing more was stored")
         return _accepted(event.event, event.conversation, context, head.incarnation, used.seq, event.stamp)
 
 

@@ -54,6 +54,7 @@ class View:
         self._hot = hot
         self.loaded: dict[Key, tuple[Any, ...] | None] = {}
         self.changed: dict[Key, tuple[Any, ...] | None] = {}
+        self.healed: set[Key] = set()  # loaded rows that were made again from what they sum up
         self.hints: dict[Hint, None] = {}  # a dict for its order
         self.notices: dict[bytes, list[WireReceipt]] = {}
         self._staged: dict[Key, tuple[Any, ...] | None] = {}

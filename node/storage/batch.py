@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from node.core import rows
 from node.core.context import Context
 from node.core.view import Command, Key, Outcome, View, decide_all
-from node.storage import direct
+from node.storage import damaged, direct
 from node.storage.schema import NAMES
 
 ROUNDS_MAX = 6  # each round loads what the one before found missing; more means a decision chases its tail
@@ -50,11 +50,13 @@ class Statements:
         width = len(key)
         one = [self.mark(i + 1) for i in range(width * count)]
         if width == 1:
-            where = f"{key[0]} IN ({', '.join(one)})"
-        else:
-            groups = ", ".join(f"({', '.join(one[i : i + width])})" for i in range(0, len(one), width))
-            where = f"({', '.join(key)}) IN ({groups if self.postgres else 'VALUES ' + groups})"
-        return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE {where}"
+            return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE {key[0]} IN ({', '.join(one)})"
+        groups = ", ".join(f"({', '.join(one[i : i + width])})" for i in range(0, len(one), width))
+        if self.postgres:
+            return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE ({', '.join(key)}) IN ({groups})"
+        # SQLite answers `(a, b) IN (VALUES ...)` by reading the whole table; CROSS JOIN keeps the keys outside.
+        where = " AND ".join(f"{name} = column{i}" for i, name in enumerate(key, 1))
+        return f"SELECT {', '.join(fields)} FROM (VALUES {groups}) CROSS JOIN {NAMES[row]} WHERE {where}"
 
 
 class Hot:
@@ -71,6 +73,9 @@ class Hot:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def forget(self) -> None:
+        self.rows.clear()
+
     def keep(self, view: View) -> None:
         """After the commit, and only then: what the batch read and what it changed."""
         if not self._max:
@@ -84,8 +89,13 @@ class Hot:
             self.dropped += 1
 
 
-def load(connection: Connection, statements: Statements, wanted: Iterable[Key], view: View, hot: Hot) -> None:
-    """One SELECT per table for all wanted keys (a few for very many); a key without a row is remembered too."""
+def load(
+    connection: Connection, statements: Statements, wanted: Iterable[Key], view: View, hot: Hot, heal: bool = False
+) -> None:
+    """One SELECT per table for all wanted keys (a few for very many); a key without a row is remembered too.
+
+    `heal` makes every row again that only sums up others: one of them may be gone or wrong.
+    """
     by_table: dict[type, list[tuple[Any, ...]]] = {}
     for row, key in wanted:
         if (row, key) not in view.loaded and (row, key) not in hot.rows:
@@ -96,9 +106,27 @@ def load(connection: Connection, statements: Statements, wanted: Iterable[Key], 
         padded = keys + [keys[-1]] * (count - len(keys))
         values = tuple(part for key in padded for part in key)
         width = rows.KEYS[row]
-        make = row._make  # type: ignore[attr-defined]
-        for found in direct.run(connection, statements.select(row, count), values):
-            view.loaded[row, tuple(found[:width])] = make(found)
+        for found in list(direct.run(connection, statements.select(row, count), values)):
+            view.loaded[row, tuple(found[:width])] = _looked_at(connection, statements, row, found)
+    if heal:
+        for row, key in [k for k in view.loaded if k[0] in damaged.REBUILT and k not in view.healed]:
+            view.healed.add((row, key))
+            view.loaded[row, key] = _heal(connection, statements, row, key)
+
+
+def _looked_at(connection: Connection, statements: Statements, row: type, found: Any) -> tuple[Any, ...] | None:
+    """A row as a decision may see it; one that only sums up others is made again where it is damaged."""
+    made = damaged.made(row, found)
+    if row in damaged.REBUILT and (made is None or tuple(made) != tuple(found)):
+        return _heal(connection, statements, row, tuple(found[: rows.KEYS[row]]))
+    return made
+
+
+def _heal(connection: Connection, statements: Statements, row: type, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    again = damaged.rebuilt(connection, row, key)
+    if again is not None:
+        direct.run_many(connection, statements.insert[row], [tuple(again)])
+    return again
 
 
 def write(connection: Connection, statements: Statements, view: View) -> None:
@@ -124,6 +152,7 @@ def run(
     context: Context,
     close: list[Command],
     hot: Hot,
+    heal: bool = False,
 ) -> tuple[list[Outcome], View]:
     """Decide and write a batch inside the caller's transaction; nothing is visible before its commit."""
     view = View(hot.rows)
@@ -131,7 +160,7 @@ def run(
     for command in commands:
         wanted.update(command.keys(context))
     for _ in range(ROUNDS_MAX):
-        load(connection, statements, wanted, view, hot)
+        load(connection, statements, wanted, view, hot, heal)
         view.restart()
         outcomes, wanted = decide_all(commands, view, context, close)
         if not wanted:

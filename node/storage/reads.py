@@ -1,14 +1,16 @@
 """What sessions, links and administrators look up: plain functions of a connection that return rows."""
 
-from collections.abc import Mapping, Set
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select
 
-from federation import wire
 from federation.ids import User
 from node.api import ApiError
 from node.core import rows
+from node.core.damage import NUMBER_MAX, REFUSALS, STAMP_MAX
+from node.storage.damaged import Broken as Broken
+from node.storage.damaged import Placed as Placed
+from node.storage.damaged import each, gaps, made, placed
 from node.storage.direct import Prepared
 from node.storage.schema import TABLES
 
@@ -16,31 +18,18 @@ accounts, devices, invites, peers = (TABLES[r] for r in (rows.Account, rows.Devi
 events, logs, items, facts = (TABLES[r] for r in (rows.StoredEvent, rows.LogHead, rows.Item, rows.Fact))
 outbound, receipts, failures = (TABLES[r] for r in (rows.Outbound, rows.Receipt, rows.Failed))
 conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, rows.Standing, rows.Mailbox))
-BATCH_BYTES_MAX = 1 << 20
-LOGS_MAX = 64  # logs of one peer looked at together
 MARKS_MAX = 3000  # read marks on a page of conversations
 MESSAGE_BYTES = 1000  # at most what a message takes in JSON beside its body
-END = b"\xff" * 33  # past every log key
-
-
-class Placed(NamedTuple):
-    """An event with the log it stands in, and its place in a mailbox (0 outside one)."""
-
-    position: int
-    origin: bytes
-    incarnation: bytes
-    event: rows.StoredEvent
 
 
 def _one(connection: Connection, row: type, *where: Any) -> Any:
     found = connection.execute(select(TABLES[row]).where(*where)).first()
-    return None if found is None else row._make(found)  # type: ignore[attr-defined]
+    return None if found is None else made(row, found)
 
 
 def _all(connection: Connection, row: type, *where: Any, order: Any = None) -> list[Any]:
     query = select(TABLES[row]).where(*where)
-    found = connection.execute(query if order is None else query.order_by(order))
-    return [row._make(values) for values in found]  # type: ignore[attr-defined]
+    return each(row, connection.execute(query if order is None else query.order_by(order)))
 
 
 def meta(connection: Connection, name: str) -> bytes | None:
@@ -87,18 +76,19 @@ def mailbox(connection: Connection, local: str) -> rows.Mailbox:
     return row or rows.Mailbox(local, 0, 0)
 
 
+PLACE = (logs.c.conversation, logs.c.origin, logs.c.incarnation)
 # Made once: to build a statement costs more than to run it.
 _MESSAGES = Prepared(
-    select(items.c.position, logs.c.origin, logs.c.incarnation, *events.c)
-    .join(events, and_(events.c.log == items.c.log, events.c.seq == items.c.seq))
-    .join(logs, logs.c.log == items.c.log)
-    .where(items.c.local == bindparam("local"), items.c.position > bindparam("after"))
+    select(items.c.position, items.c.log, items.c.seq, *PLACE, *events.c)
+    .outerjoin(events, and_(events.c.log == items.c.log, events.c.seq == items.c.seq))
+    .outerjoin(logs, logs.c.log == items.c.log)
+    .where(items.c.local == bindparam("local"), items.c.position > bindparam("after"), items.c.position <= NUMBER_MAX)
     .order_by(items.c.position)
     .limit(bindparam("count"))
 )
 _FACTS = Prepared(
     select(facts)
-    .where(facts.c.local == bindparam("local"), facts.c.position > bindparam("after"))
+    .where(facts.c.local == bindparam("local"), facts.c.position > bindparam("after"), facts.c.position <= NUMBER_MAX)
     .order_by(facts.c.position)
     .limit(bindparam("count"))
 )
@@ -106,17 +96,21 @@ _FACTS = Prepared(
 
 def feed(
     connection: Connection, local: str, after: int, limit: int, bytes_max: int
-) -> tuple[list[Placed | rows.Fact], int, bool]:
+) -> tuple[list[Placed | Broken | rows.Fact], int, bool]:
     """The mailbox past `after`, in order and bounded; the position up to which nothing is left out; whether more is
-    there."""
+    there. What is damaged stands in its place as such."""
     values = {"local": local, "after": after, "count": limit}
-    found: list[Placed | rows.Fact] = [_placed(row) for row in _MESSAGES(connection, **values)]
-    found += [rows.Fact._make(row) for row in _FACTS(connection, **values)]
+    # A position that is no number has no place in the feed.
+    read = [row for row in _MESSAGES(connection, **values) if type(row[0]) is int]
+    found: list[Placed | Broken | rows.Fact] = [_placed(row) for row in read]
+    for row in _FACTS(connection, **values):
+        if type(row[2]) is int:
+            found.append(made(rows.Fact, row) or Broken(row[2], "damaged"))
     found.sort(key=lambda item: item.position)
     more = len(found) >= limit
     size = 0
     for count, item in enumerate(found[:limit]):
-        size += len(item.event.body or b"") + 300 if isinstance(item, Placed) else len(item.item)
+        size += 300 if isinstance(item, Broken) else _weight(item)
         if size > bytes_max and count:
             found, more = found[:count], True
             break
@@ -124,39 +118,46 @@ def feed(
     return found, found[-1].position if found else after, more
 
 
-def _placed(values: Any) -> Placed:
-    return Placed(values[0], values[1], values[2], rows.StoredEvent._make(values[3:]))
+def _weight(item: Placed | rows.Fact) -> int:
+    return len(item.event.body or b"") + 300 if isinstance(item, Placed) else len(item.item)
+
+
+def _placed(values: Any) -> Placed | Broken:
+    """Position, log, seq, PLACE, and an event's row."""
+    return placed(values[0], values[2], values[3:6], values[6:])
 
 
 def history(
     connection: Connection, node: bytes, conversation: bytes, before: bytes | None, limit: int, bytes_max: int
-) -> tuple[list[Placed], bool, list[rows.Receipt], list[rows.Failed]]:
+) -> tuple[list[Placed | Broken], bool, list[rows.Receipt], list[rows.Failed]]:
     """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; whether more is before it; with
     what senders need to see."""
+    stands = or_(events.c.refused.not_in(REFUSALS), events.c.refused.is_(None))
     query = (
-        select(logs.c.seq * 0, logs.c.origin, logs.c.incarnation, *events.c)
-        .join(logs, logs.c.log == events.c.log)
-        .where(events.c.conversation == conversation, events.c.refused == "")
+        select(literal(0), events.c.log, events.c.seq, *PLACE, *events.c)
+        .outerjoin(logs, logs.c.log == events.c.log)
+        .where(events.c.conversation == conversation, stands, events.c.stamp.between(0, STAMP_MAX))
     )
-    order = (events.c.stamp, logs.c.origin, logs.c.incarnation, events.c.seq)
+    order = (events.c.stamp, *(func.coalesce(c, literal(b"")) for c in PLACE[1:]), events.c.seq)
     if before is not None:
         at = connection.execute(
             select(*order)
-            .join(logs, logs.c.log == events.c.log)
+            .outerjoin(logs, logs.c.log == events.c.log)
             .where(events.c.event == before, events.c.conversation == conversation)
         ).first()
         if at is None:  # another conversation's place means nothing here
             raise ApiError("not_found", "no such message in this conversation")
         query = query.where(_less(order, tuple(at)))
-    page: list[Placed] = []
+    page: list[Placed | Broken] = []
     more, size = False, 0
-    for placed in map(_placed, connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit + 1))):
-        size += MESSAGE_BYTES + 4 * len(placed.event.body or b"") // 3 + 4
+    for item in map(_placed, connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit + 1))):
+        size += MESSAGE_BYTES + (4 * len(item.event.body or b"") // 3 + 4 if isinstance(item, Placed) else 0)
         if more := len(page) == limit or (size > bytes_max and bool(page)):
             break
-        page.append(placed)
+        page.append(item)
     page.reverse()
-    known = {p.event.log for p in page}
+    page = gaps(connection, page, before is None)
+    known = {p.event.log for p in page if isinstance(p, Placed)}
     marks = _all(connection, rows.Receipt, receipts.c.log.in_(known)) if known else []
     failed = _all(connection, rows.Failed, failures.c.log.in_(known)) if known else []
     return page, more, _shown(connection, node, conversation, marks), failed
@@ -181,10 +182,10 @@ def event_by_id(
     connection: Connection, event: bytes, member: User | None = None
 ) -> tuple[Placed, rows.Conversation] | None:
     """An event with its conversation. With `member` only one of theirs: to anybody else it is as if it were not there,
-    in the work it takes too."""
+    in the work it takes too. One that is damaged is not there either."""
     query = (
-        select(logs.c.seq * 0, logs.c.origin, logs.c.incarnation, *events.c)
-        .join(logs, logs.c.log == events.c.log)
+        select(literal(0), events.c.log, events.c.seq, *PLACE, *events.c)
+        .outerjoin(logs, logs.c.log == events.c.log)
         .where(events.c.event == event)
     )
     if member is not None:
@@ -195,9 +196,11 @@ def event_by_id(
     found = connection.execute(query).first()
     if found is None:
         return None
-    placed = _placed(found)
-    row = _one(connection, rows.Conversation, conversations.c.conversation == placed.event.conversation)
-    return (placed, row) if row is not None else None
+    item = _placed(found)
+    if isinstance(item, Broken):
+        return None
+    row = _one(connection, rows.Conversation, conversations.c.conversation == item.event.conversation)
+    return (item, row) if row is not None else None
 
 
 def progress(
@@ -215,22 +218,25 @@ def progress(
 
 
 def conversation_of(connection: Connection, local: str, conversation: bytes) -> rows.Conversation | None:
-    """A conversation in which this user stands."""
+    """A conversation in which this user stands; with nobody in it where its own row is damaged."""
     query = (
         select(conversations)
         .join(standings, standings.c.conversation == conversations.c.conversation)
         .where(standings.c.local == local, standings.c.conversation == conversation)
     )
     found = connection.execute(query).first()
-    return None if found is None else rows.Conversation._make(found)
+    if found is None:
+        return None
+    return made(rows.Conversation, found) or rows.Conversation(conversation, "", b"", "", b"", "")
 
 
 def standings_of(
     connection: Connection, node: bytes, local: str, requests_only: bool, after: bytes, limit: int
-) -> tuple[list[tuple[rows.Standing, rows.Conversation]], dict[bytes, list[tuple[bytes, bytes, int]]], bool]:
+) -> tuple[list[tuple[rows.Standing, rows.Conversation | None]], dict[bytes, list[tuple[bytes, bytes, int]]], bool]:
     """A page of a user's conversations by id; their own read marks in these, newest logs first; whether more follow.
 
-    A page ends before the conversation whose marks would be too many; one with too many alone loses the oldest.
+    There is no conversation where its own row is damaged. A page ends before the conversation whose marks would be
+    too many; one with too many alone loses the oldest.
     """
     query = (
         select(*standings.c, *conversations.c)
@@ -242,8 +248,10 @@ def standings_of(
     if requests_only:
         query = query.where(standings.c.state == "request")
     width = len(standings.c)
-    found = [(rows.Standing._make(v[:width]), rows.Conversation._make(v[width:])) for v in connection.execute(query)]
-    page = found[:limit]
+    read = connection.execute(query).all()
+    pairs = [(made(rows.Standing, v[:width]), made(rows.Conversation, v[width:])) for v in read[:limit]]
+    page = [(s, c) for s, c in pairs if s is not None]
+    left = len(read) - limit
     query = (
         select(logs.c.conversation, logs.c.origin, logs.c.incarnation, receipts.c.read)
         .join(receipts, receipts.c.log == logs.c.log)
@@ -257,114 +265,14 @@ def standings_of(
         .limit(MARKS_MAX + 1)
     )
     marks: dict[bytes, list[tuple[bytes, bytes, int]]] = {}
-    read = connection.execute(query).all()
-    for conversation, *mark in read:
-        marks.setdefault(conversation, []).append(tuple(mark))
-    if len(read) > MARKS_MAX:
-        page = [p for p in page if p[0].conversation < conversation] or page[:1]
-    return page, marks, len(page) < len(found)
+    found = connection.execute(query).all()
+    for conversation, *mark in found:
+        if type(mark[0]) is type(mark[1]) is bytes and type(mark[2]) is int:
+            marks.setdefault(conversation, []).append(tuple(mark))
+    if len(found) > MARKS_MAX:
+        page, left = [p for p in page if p[0].conversation < conversation] or page[:1], 1
+    return page, marks, left > 0
 
 
 def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:
     return _all(connection, rows.LogHead, logs.c.conversation == conversation)
-
-
-_UNACKED = Prepared(
-    select(*outbound.c, *logs.c, *conversations.c)
-    .join(logs, logs.c.log == outbound.c.log)
-    .join(conversations, conversations.c.conversation == logs.c.conversation)
-    .where(
-        outbound.c.peer == bindparam("peer"),
-        outbound.c.acked < outbound.c.head,
-        outbound.c.log > bindparam("after"),
-        outbound.c.log <= bindparam("upto"),
-    )
-    .order_by(outbound.c.log)
-    .limit(LOGS_MAX)
-)
-_RUN = Prepared(
-    select(events)
-    .where(events.c.log == bindparam("log"), events.c.seq > bindparam("after"))
-    .order_by(events.c.seq)
-    .limit(bindparam("count"))
-)
-
-
-class Unacked(NamedTuple):
-    """A log that a peer did not acknowledge to its end."""
-
-    outbound: rows.Outbound
-    head: rows.LogHead
-    conversation: rows.Conversation
-
-
-def unacked(connection: Connection, peer: bytes, after: bytes, upto: bytes = END) -> list[Unacked]:
-    """A page of them by log key, past `after` and up to `upto`."""
-    a, b = len(outbound.c), len(outbound.c) + len(logs.c)
-    found = _UNACKED(connection, peer=peer, after=after, upto=upto)
-    return [
-        Unacked(rows.Outbound._make(v[:a]), rows.LogHead._make(v[a:b]), rows.Conversation._make(v[b:])) for v in found
-    ]
-
-
-class Run(NamedTuple):
-    """What to send of one log."""
-
-    of: Unacked
-    after: int
-    events: list[rows.StoredEvent]
-
-
-def pending(
-    connection: Connection,
-    peer: bytes,
-    turn: bytes,
-    sent: Mapping[bytes, int],
-    resting: Set[bytes],
-    events_max: int,
-    bytes_max: int,
-) -> tuple[list[Run], bytes, bool]:
-    """What to send to a peer next: a fair share of each log that has something past `sent` and does not rest.
-
-    Logs take turns by key, from past `turn` on and once around. Returns the runs, whose turn it was last, and
-    whether more could be sent at once if there were room.
-    """
-    ready: list[Unacked] = []
-    for start, upto in ((turn, END), (b"", turn)):
-        while True:  # past pages of logs that rest or are on their way: none of them holds up the ones behind it
-            page = unacked(connection, peer, start, upto)
-            ready += [u for u in page if u.head.log not in resting and sent.get(u.head.log, 0) < u.outbound.head]
-            if page:
-                turn = start = page[-1].head.log
-            full = len(page) == LOGS_MAX
-            if ready or not full:
-                break
-        if full:
-            break  # the next look goes on from here
-    share = max(1, min(events_max // max(1, len(ready)), wire.EVENTS_MAX))
-    runs: list[Run] = []
-    more = False
-    for u in ready:
-        if events_max <= 0 or bytes_max <= 0:
-            return runs, runs[-1].of.head.log, True
-        after = max(u.outbound.acked, sent.get(u.head.log, 0))
-        found = log_run(connection, u.head.log, after, min(share, events_max))
-        if found:
-            runs.append(Run(u, after, found))
-            events_max -= len(found)
-            bytes_max -= sum(len(e.header) + len(e.body or b"") for e in found)
-            more = more or found[-1].seq < u.outbound.head
-    return runs, turn, more or full
-
-
-def log_run(connection: Connection, log: bytes, after: int, limit: int) -> list[rows.StoredEvent]:
-    """Events of one log past a number, in order, at most about half of BATCH_BYTES_MAX of them."""
-    size = 0
-    found: list[rows.StoredEvent] = []
-    for values in _RUN(connection, log=log, after=after, count=limit):
-        event = rows.StoredEvent._make(values)
-        size += len(event.header) + len(event.body or b"") + 100
-        if size > BATCH_BYTES_MAX // 2 and found:
-            break
-        found.append(event)
-    return found

@@ -60,6 +60,7 @@ def sqlite_engine(path: Path, writer: bool, connections: int = 1, begins: bool =
     @event.listens_for(engine, "connect")
     def _(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # no BEGIN behind our back
+        connection.text_factory = _text
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
 
@@ -70,6 +71,14 @@ def sqlite_engine(path: Path, writer: bool, connections: int = 1, begins: bool =
             connection.exec_driver_sql(BEGIN[writer])
 
     return engine
+
+
+def _text(raw: bytes) -> str | bytes:
+    """A damaged text comes as bytes, which is noticed where the row is looked at: an error would end the query."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 class Owned:

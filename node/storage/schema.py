@@ -39,6 +39,8 @@ NAMES: dict[type, str] = {
     rows.Receipt: "receipts",
     rows.Failed: "failures",
     rows.Evidence: "evidence",
+    rows.Quarantine: "quarantine",
+    rows.QuarantineSize: "quarantine_sizes",
 }
 
 

@@ -1,6 +1,7 @@
 """What waits for other nodes, and how full the store's bounded parts are."""
 
-from typing import NamedTuple
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, case, func, select
 
@@ -36,7 +37,13 @@ def waiting(connection: Connection) -> dict[bytes, Waiting]:
         .where(outbound.c.acked < outbound.c.head, outbound.c.given_up < outbound.c.head)
         .group_by(outbound.c.peer)
     )
-    return {peer: Waiting(int(n), int(size), int(at or 0)) for peer, n, size, at in connection.execute(query)}
+    found = connection.execute(query)
+    return {peer: Waiting(*map(_number, values)) for peer, *values in found if type(peer) is bytes}
+
+
+def _number(value: Any) -> int:
+    """What a sum over damaged rows says counts for nothing."""
+    return max(0, int(value)) if isinstance(value, int | Decimal) else 0
 
 
 def overdue(connection: Connection, peer: bytes | None, before_ms: int) -> list[tuple[bytes, bytes, int]]:
@@ -66,13 +73,23 @@ def overdue(connection: Connection, peer: bytes | None, before_ms: int) -> list[
 
 def totals(connection: Connection) -> dict[str, int]:
     """The fullest mailbox and queue, and how much evidence is kept: for `roost status`."""
-    d, evidence = TABLES[rows.Destination], TABLES[rows.Evidence]
+    d, q, evidence = TABLES[rows.Destination], TABLES[rows.QuarantineSize], TABLES[rows.Evidence]
     query = select(
         select(func.coalesce(func.max(mailboxes.c["items"]), 0)).scalar_subquery(),
         select(func.coalesce(func.max(mailboxes.c.bytes), 0)).scalar_subquery(),
         select(func.coalesce(func.max(d.c.waiting), 0)).scalar_subquery(),
         select(func.coalesce(func.max(d.c.bytes), 0)).scalar_subquery(),
+        select(func.coalesce(func.max(q.c.events), 0)).scalar_subquery(),
+        select(func.coalesce(func.max(q.c.size_bytes), 0)).scalar_subquery(),
         select(func.count()).select_from(evidence).scalar_subquery(),
     )
-    names = ("mailbox messages", "mailbox bytes", "waiting events", "waiting bytes", "evidence")
-    return dict(zip(names, map(int, connection.execute(query).one()), strict=True))
+    names = (
+        "mailbox messages",
+        "mailbox bytes",
+        "waiting events",
+        "waiting bytes",
+        "held events",
+        "held bytes",
+        "evidence",
+    )
+    return dict(zip(names, map(_number, connection.execute(query).one()), strict=True))

@@ -6,18 +6,19 @@ database.
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError
 
 from node.api import ApiError
 from node.core.context import Context
 from node.core.view import Command, Hint, Outcome, View
-from node.storage import batch
+from node.storage import batch, damaged
 from node.storage.runner import Runner, said
 
 BATCH_MAX = 512  # commands in one transaction
@@ -29,6 +30,7 @@ WAITING_MAX = 16384  # commands waiting; beyond it callers are told `busy`
 BROKEN = ("08", "53", "57", "58", "XX")  # classes of SQLSTATE that are the database's own failure
 DATABASE = (DBAPIError, sqlite3.Error)
 T = TypeVar("T")
+log = logging.getLogger("roost.store")
 
 
 class StoreFailed(Exception):
@@ -61,6 +63,7 @@ class Store:
         self.commits = self.commands = 0
         self.refused: Counter[str] = Counter()  # commands by the code of their refusal
         self.full = ""  # why nothing that makes the store grow is taken; empty where it is
+        self.damaged: dict[str, int] = {}  # reads of damaged rows, by table
 
     def submit(self, command: Command, later: bool = False) -> "asyncio.Future[Outcome]":
         """Resolves after commit and fsync with the outcome, or with the refusal as an `ApiError`.
@@ -101,9 +104,22 @@ class Store:
         """Run a read function of `node.storage` over a snapshot; `hot`: of a little that was just committed."""
 
         def call(connection: Connection) -> T:
-            return work(connection, *args)
+            with damaged.telling(self._note):
+                return work(connection, *args)
 
-        return await self._runner.read(call, hot)
+        try:
+            return await self._runner.read(call, hot)
+        except DATABASE as error:
+            if not _malformed(error):
+                raise
+            self._fail(error, [])  # its structure is damaged: whatever else were read or written is not to be trusted
+            raise StoreFailed(said(error)) from None
+
+    def _note(self, table: str, fields: str) -> None:
+        """A damaged row was read."""
+        if table not in self.damaged:
+            log.warning("damaged in table %s: %s; `roost verify` says what it means", table, fields)
+        self.damaged[table] = self.damaged.get(table, 0) + 1
 
     async def run(self) -> None:
         """The writer's task; ends after `stop` when nothing waits."""
@@ -129,10 +145,10 @@ class Store:
         self._due = bool(self._later)
         return group
 
-    async def _commit(self, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
+    async def _commit(self, group: "list[tuple[Command, asyncio.Future[Outcome]]]", heal: bool = False) -> None:
         commands = [command for command, _ in group]
         try:
-            outcomes, hints = await self._transact(commands)
+            outcomes, hints = await self._transact(commands, heal)
         except Exception as error:
             if _full(error):
                 for _, future in group:  # refused before the commit, and rolled back whole: reads go on
@@ -141,6 +157,11 @@ class Store:
                 return
             if _broken(error):
                 raise  # the disk: stop, never retry
+            if len(group) == 1 and not heal and _clashes(error):
+                # Numbers that are taken: a row that says which is the newest is gone or wrong.
+                self.hot.forget()
+                await self._commit(group, heal=True)
+                return
             if len(group) == 1:
                 # One command that cannot be written harms nobody else. A bug, so its caller is told.
                 _settle(group[0][1], ApiError("failed", "not stored") if isinstance(error, DATABASE) else error)
@@ -157,11 +178,12 @@ class Store:
             _settle(future, outcome)
         self._on_commit(hints)
 
-    async def _transact(self, commands: list[Command]) -> tuple[list[Outcome], list[Hint]]:
+    async def _transact(self, commands: list[Command], heal: bool) -> tuple[list[Outcome], list[Hint]]:
         self._context.now_ms = self._now_ms()
 
         def work(connection: Connection) -> tuple[list[Outcome], View]:
-            return batch.run(connection, self._statements, commands, self._context, self._close, self.hot)
+            with damaged.telling(self._note):
+                return batch.run(connection, self._statements, commands, self._context, self._close, self.hot, heal)
 
         outcomes, view = await self._runner.write(work, small=len(commands) <= SMALL)
         self.hot.keep(view)
@@ -201,6 +223,17 @@ def _broken(error: Exception) -> bool:
     if isinstance(error, sqlite3.Error):  # of a statement that went to SQLite itself
         return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
     return isinstance(error, OSError)
+
+
+def _clashes(error: Exception) -> bool:
+    """A key that should be free is taken."""
+    return isinstance(error, IntegrityError | sqlite3.IntegrityError)
+
+
+def _malformed(error: BaseException) -> bool:
+    """SQLite's structure is damaged, or the file is no database."""
+    cause = getattr(error, "orig", None) or error
+    return type(cause) is sqlite3.DatabaseError
 
 
 def _settle(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:

@@ -108,7 +108,7 @@ def test_tail_prints_acknowledges_and_reads(client: FakeClient, capsys: Capture)
     assert first == {
         "kind": "message", "id": "ev1", "conversation": "conv", "from": "bob@b.test", "text": "hello",
         "stamp": 1_700_000_000_000, "device": "dev2", "origin": "", "log": "", "seq": 0, "late": False,
-        "reply_to": None, "mine": False,
+        "reply_to": None, "mine": False, "damaged": False,
     }  # fmt: skip
     assert second["mine"]
     assert client.acknowledged == client.changes  # the last printed one too

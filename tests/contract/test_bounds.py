@@ -10,7 +10,7 @@ from node.core.people import AddDevice
 from node.core.progress import Acknowledge, GiveUp, PeerAcked
 from node.core.quota import FORGIVEN_MS
 from node.core.receive import Receive
-from node.storage import reads, waits
+from node.storage import outgoing, reads, waits
 from tests.contract.bench import NOW_MS, Bench, Far
 
 BODY = bytes(10_000)
@@ -145,7 +145,7 @@ async def test_what_is_given_up_has_failed_and_frees_its_place(bench: Bench) -> 
     assert await bench.store.read(waits.waiting) == {}
     assert await bench.get(rows.Destination, far.node) == rows.Destination(far.node, 0, 0)
     assert [await refusal(bench, f"l{n}", to) for n in range(2)] == ["", ""]
-    runs, *_ = await bench.store.read(reads.pending, far.node, b"", {}, set(), 99, 1 << 20)
+    runs, *_ = await bench.store.read(outgoing.pending, far.node, b"", {}, set(), 99, 1 << 20)
     assert len(runs[0].events) == 5, "a log has no gaps: the peer gets their headers"
     key = Log(direct_conversation(bench.user("alice"), to), bench.context.node, bench.context.incarnation)
     await bench.do(PeerAcked(far.node, LogAck(*key, 2)))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from federation.event import decode_header
 from federation.identity import Chain, NodeKey, encode_chain, rotate
 from federation.ids import Log, User, direct_conversation, from_text, notice_conversation, to_text
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
@@ -17,7 +18,7 @@ from node.core.people import AddAccount, AddDevice, AddInvite, ChangeAccount, Ch
 from node.core.progress import Acknowledge, Consent, PeerAcked, Seen, receipts_arrived
 from node.core.receive import Receive
 from node.core.view import Key, View
-from node.storage import reads, waits
+from node.storage import outgoing, reads, waits
 from tests.contract.bench import DEVICE, NOW_MS, Bench, Far, Put
 
 
@@ -205,7 +206,7 @@ async def test_one_acknowledgement_over_many_nodes_tells_each_once(bench: Bench,
     assert await waiting(bench) == {far.node: 1 for far in fars}
     conversation = notice_conversation(bench.context.node, fars[-1].node)
     head = (await bench.store.read(reads.logs_of, conversation))[0]
-    (event,) = await bench.store.read(reads.log_run, head.log, 0, 10)
+    (event,) = await bench.store.read(outgoing.log_run, head, 0, 10)
     (receipt,) = decode_notices(event.body or b"").receipts
     assert (receipt.member, receipt.delivered, receipt.incarnation) == ("alice", 2, fars[-1].incarnation)
 
@@ -303,16 +304,17 @@ async def test_the_logs_of_a_peer_take_turns(bench: Bench) -> None:
     sent: dict[bytes, int] = {}
     resting, turn, more = set(keys[:70]), b"", True
     while more:
-        runs, turn, more = await bench.store.read(reads.pending, far.node, turn, sent, resting, 40, 1 << 20)
+        runs, turn, more = await bench.store.read(outgoing.pending, far.node, turn, sent, resting, 40, 1 << 20)
         assert sum(len(run.events) for run in runs) <= 40
         for run in runs:
-            assert [e.seq for e in run.events] == list(range(run.after + 1, run.after + 1 + len(run.events)))
-            sent[run.of.head.log] = run.events[-1].seq
+            numbers = [decode_header(e.header).seq for e in run.events]
+            assert numbers == list(range(run.after + 1, run.after + 1 + len(run.events)))
+            sent[run.of.head.log] = numbers[-1]
     assert sent == dict.fromkeys(keys[70:], 3)
-    runs, _, more = await bench.store.read(reads.pending, far.node, b"", {}, set(), 64, 1 << 20)
+    runs, _, more = await bench.store.read(outgoing.pending, far.node, b"", {}, set(), 64, 1 << 20)
     assert [len(run.events) for run in runs] == [1] * 64
     assert more
-    (run, *_), _, _ = await bench.store.read(reads.pending, far.node, runs[-1].of.head.log, {}, set(), 64, 1 << 20)
+    (run, *_), _, _ = await bench.store.read(outgoing.pending, far.node, runs[-1].of.head.log, {}, set(), 64, 1 << 20)
     assert run.of.head.log > runs[-1].of.head.log
 
 

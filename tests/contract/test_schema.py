@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, select, text
 
 from node.core import rows
 from node.storage.migrate import HEAD, NewerDatabase, migrate
 from node.storage.runner import open_runner
-from node.storage.schema import NAMES, metadata
-from tests.contract.bench import Bench, Delete, Get, Put
+from node.storage.schema import NAMES, TABLES, metadata
+from tests.contract.bench import Bench, Delete, Put
 
 
 async def test_migrate_makes_every_table(database: str) -> None:
@@ -76,17 +76,25 @@ async def test_rows_come_back_as_they_went_in(bench: Bench, row: type) -> None:
     width = rows.KEYS[row]
     one, two = sample(row, 1), sample(row, 2)
     assert await bench.do(Put((one, two))) == "put"
-    got = await bench.all(*(Get(row, r[:width]) for r in (one, two, sample(row, 3))))
+
+    async def stored(key: Any) -> Any:
+        """As the driver gives it: no decision would believe these."""
+        table = TABLES[row]
+        query = select(table).where(*(column == part for column, part in zip(table.primary_key, key, strict=True)))
+        found = await bench.runner.read(lambda connection: connection.execute(query).first())
+        return found and row._make(found)  # type: ignore[attr-defined]
+
+    got = [await stored(r[:width]) for r in (one, two, sample(row, 3))]
     assert got == [one, two, None]
     assert [type(value) for value in got[0]] == [type(value) for value in one]
     changed = sample(row, 1, other=7)
     outcome = (await bench.all(Put((changed,))))[0]
     if row in rows.ONCE:
         assert getattr(outcome, "code", outcome) == "failed"  # written once; twice is a bug and is told
-        assert await bench.get(row, *one[:width]) == one
+        assert await stored(one[:width]) == one
     else:
         assert outcome == "put"
-        assert await bench.get(row, *one[:width]) == changed
+        assert await stored(one[:width]) == changed
     await bench.do(Delete(two))
-    assert await bench.get(row, *two[:width]) is None
-    assert await bench.get(row, *one[:width]) is not None
+    assert await stored(two[:width]) is None
+    assert await stored(one[:width]) is not None

@@ -16,6 +16,7 @@ from node.core.progress import Acknowledge, Seen
 from node.core.view import Missing, View
 from node.storage import batch, reads
 from node.storage.migrate import migrate
+from node.storage.schema import NAMES
 from node.storage.writer import WAITING_MAX, Store, StoreFailed
 from tests.contract.bench import DEVICE, Bench, Bug, Far, Get, Put
 
@@ -71,7 +72,7 @@ async def test_what_the_writer_used_last_needs_no_query_and_is_bounded(bench: Be
     await bench.do(bench.send("k1", bench.user("bob")))
     with bench.counting() as seen:
         await bench.do(bench.send("k2", bench.user("bob")))
-    selects = [s for s in seen if s.startswith("SELECT") and "sent_keys" not in s]
+    selects = [s for s in seen if s.startswith("SELECT") and "request_hash" not in s]
     assert not selects or not bench.runner.alone
     hot, view = batch.Hot(2), View()
     view.loaded = {(rows.Account, (name,)): None for name in ("a", "b", "c")}
@@ -260,3 +261,27 @@ async def test_a_read_sees_one_moment(bench: Bench) -> None:
 
     assert await bench.store.read(work) == [1, 1]
     assert len(await bench.store.read(reads.all_accounts)) == 2
+
+
+async def test_rows_are_found_by_their_key_and_never_by_reading_the_table(bench: Bench) -> None:
+    """However many rows there are: a plan that scans makes every message dearer than the one before."""
+    postgres = bench.runner.dialect == "postgresql"
+    statements = batch.Statements(bench.runner.dialect)
+
+    def plan(connection: Connection, row: type, count: int) -> str:
+        values = tuple(_some(kind) for kind in list(row.__annotations__.values())[: rows.KEYS[row]]) * count
+        prefix = "EXPLAIN " if postgres else "EXPLAIN QUERY PLAN "
+        return str(list(connection.exec_driver_sql(prefix + statements.select(row, count), values)))
+
+    def plans(connection: Connection) -> dict[tuple[type, int], str]:
+        if postgres:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # an empty table is read whole
+        return {(row, count): plan(connection, row, count) for row in NAMES for count in (1, 2, 256)}
+
+    for (row, _), told in (await bench.runner.write(plans)).items():
+        assert f"SCAN {NAMES[row]}" not in told, told
+        assert "Seq Scan" not in told, told
+
+
+def _some(kind: Any) -> Any:
+    return {"int": 1, "bytes": b"b", "str": "s"}[kind if isinstance(kind, str) else kind.__name__]

@@ -125,7 +125,9 @@ def test_a_reader_that_has_only_doubles_loses_nothing(stamp: int) -> None:
     row = rows.StoredEvent(
         b"l" * 32, 1, b"e" * 32, b"c" * 32, stamp, "bob", b"d" * 16, "message", header, b"", v.BODY, 0, 0, ""
     )
-    raw = coding.JSON.encode(render.message(b"n" * 32, b"i" * 16, row, lambda node, local: f"{local}@b.test"))
+    raw = coding.JSON.encode(
+        render.message(b"n" * 32, b"i" * 16, row, v.header(), lambda node, local: f"{local}@b.test")
+    )
     assert json.loads(raw, parse_int=lambda text: int(float(text))) == json.loads(raw)
     assert int(json.loads(raw)["order"], 16) == stamp
 

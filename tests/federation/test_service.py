@@ -576,3 +576,16 @@ async def test_stopping_does_not_wait_for_a_peer_that_does_not_read() -> None:
         await unread(net, a)
         async with asyncio.timeout(WAIT_S):
             await a.service.stop()
+
+
+async def test_another_node_at_one_address_does_not_hide_the_next() -> None:
+    """A peer's old address belongs to somebody else now (PROTOCOL.md 5.11)."""
+    net = Net()
+    a, b, c = net.node(us(1)), net.node(us(2)), net.node(us(3))
+    a.knows(b)
+    a.host.peers[b.id] = a.host.peers[b.id]._replace(addresses=("n3.test:7701", "n2.test:7701"))
+    b.knows(a, dials=False)
+    c.knows(a, dials=False)
+    async with running(net):
+        await a.until_up(b)
+        assert c.id not in a.service.links

@@ -32,8 +32,8 @@ FORMS = {
     "federation.wire.SEGMENTS_MAX", "federation.wire.EVENTS_MAX", "federation.wire.RECEIPTS_MAX",
     "federation.wire.EXCEPTIONS_MAX", "federation.wire.REASON_CHARS_MAX",
     "node.requests.HISTORY_BYTES_MAX", "node.api.PAGE_MAX", "node.api.BODY_BYTES_MAX",
-    "node.api.CLIENT_FRAME_BYTES_MAX", "node.api.PASSWORD_CHARS_MAX", "node.storage.reads.BATCH_BYTES_MAX",
-    "node.storage.reads.LOGS_MAX", "node.storage.reads.MARKS_MAX", "node.storage.waits.LOGS_MAX",
+    "node.api.CLIENT_FRAME_BYTES_MAX", "node.api.PASSWORD_CHARS_MAX", "node.storage.outgoing.BATCH_BYTES_MAX",
+    "node.storage.outgoing.LOGS_MAX", "node.core.damage.NUMBER_MAX", "node.core.damage.STAMP_MAX", "node.storage.reads.MARKS_MAX", "node.storage.waits.LOGS_MAX",
     "node.storage.waits.GIVE_UP_MAX", "node.storage.batch.ROUNDS_MAX", "node.storage.batch.KEYS_MAX",
     "node.storage.writer.BATCH_MAX", "node.admin.LINE_BYTES_MAX", "node.admin.ANSWER_BYTES_MAX",
     "node.core.context.FUTURE_MERGE_MS_MAX", "node.core.context.FUTURE_MS_MAX", "node.config_file.CONFIG_BYTES_MAX",
@@ -43,7 +43,8 @@ FORMS = {
 # Of one connection, and enforced by its transport, which ends it or holds it back; the number of connections counts.
 TRANSPORT = {
     "federation.quic.BACKLOG_BYTES_MAX", "federation.memory.BACKLOG_BYTES_MAX", "federation.credit.STREAMS_MAX",
-    "federation.credit.GAPS_MAX",
+    "federation.credit.GAPS_MAX", "federation.endpoint.RESETS_PER_S_MAX", "federation.endpoint.RESET_BYTES_MAX",
+    "federation.udp.BATCH_BYTES_MAX", "federation.udp.SEGMENTS_MAX",
 }  # fmt: skip
 
 
@@ -108,25 +109,37 @@ async def _outcome(client: Any, number: int) -> Any:
         return error
 
 
-async def test_a_peer_that_sends_too_fast_is_held_back_and_then_told(
+async def test_a_peer_that_sends_too_fast_is_told_to_come_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "LATER_MS", 100)
-    async with two_nodes(tmp_path, limits=Limits(peer_events_per_second=5)) as (a, b):
+    monkeypatch.setattr(host, "HOLD_BACK_MS", 0)
+    async with two_nodes(tmp_path, limits=Limits(peer_events_per_second=1)) as (a, b):  # ten at once
         await befriend(a, b)
         alice, bob = await connect(a, "alice"), await connect(b, "bob")
-        for n in range(60):  # the burst is 50
-            await alice.post(api.Send, f"k{n}", "bob@b.test", b"%d" % n)
-        await bob.message(b"59")
-        for n in range(60, 85):
+        for n in range(40):
             await alice.post(api.Send, f"k{n}", "bob@b.test", b"%d" % n)
         async with asyncio.timeout(WAIT_S):
             while not b.host.refused["peer events"]:
-                await alice.ask(api.Ping)
+                await asyncio.sleep(0)
         assert (await registry(b))["events of a peer a second"].refused > 0
-        await bob.message(b"84")  # it is taken later, and in order
-        bodies = [i.body for i in bob.items if isinstance(i, api.Message)]
-        assert bodies == [b"%d" % n for n in range(len(bodies))]
+        assert (await registry(b))["bytes a peer made us keep unasked"].refused == 0
+        b.host.rates.rate = b.host.rates.burst = 10_000
+        await bob.message(b"39")
+        assert [i.body for i in bob.items if isinstance(i, api.Message)] == [b"%d" % n for n in range(40)]
+
+
+async def test_a_fast_peer_is_held_back_in_order(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path, limits=Limits(peer_events_per_second=50)) as (a, b):
+        taken: list[int] = []
+
+        async def come(number: int) -> None:
+            assert await b.host._may_come(b"p" * 32, 1)
+            taken.append(number)
+
+        assert b.host.rates.take(b"p" * 32, 500, b.system.monotonic_ms()) == 0
+        await asyncio.gather(*map(come, range(20)))
+        assert taken == list(range(20))
 
 
 async def test_a_node_that_calls_without_end_is_not_answered_each_time(tmp_path: Path) -> None:

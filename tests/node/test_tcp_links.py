@@ -13,7 +13,6 @@ from aiohttp import web
 
 from federation import calls, wire
 from federation.dialer import Dialer
-from federation.identity import NodeLink
 from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, ChannelClosed
 from federation.websocket import LINK_PATH, MESSAGE_BYTES_MAX, dial_link
 from node import api, coding
@@ -115,15 +114,6 @@ async def test_a_node_that_speaks_tls_is_reached_on_its_own_machine(
         assert found.channel.binding.key_hash != bytes(32)
         assert "QUIC to 127.0.0.1" in found.channel.why
         await found.close()
-
-
-async def test_another_node_at_the_first_address_does_not_hide_the_second(tmp_path: Path) -> None:
-    """A peer's old address now belongs to somebody else."""
-    async with two_nodes(tmp_path) as (a, b), everywhere(tmp_path) as c:
-        await call(c.config, "peer.add", {"link": str(a.link)})
-        link = NodeLink(c.us.node, c.us.name, (*b.us.addresses, *c.us.addresses))
-        await call(a.config, "peer.add", {"link": str(link)})
-        await up(a, c.us.node)
 
 
 # --- strangers at the door --------------------------------------------------------------------------------------------
