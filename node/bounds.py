@@ -104,6 +104,8 @@ def _peers(of: "node.Node") -> Iterable[Bound]:
         Bound("events received and not stored yet", max((run.waiting_events for run in links), default=0),
               running.RECEIVING_EVENTS_MAX, no["overrun"], "the link ends: overrun",
               ("federation.running.RECEIVING_EVENTS_MAX", "federation.running.RECEIVING_BYTES_MAX")),
+        Bound("questions of a restored peer", max((run.recalls for run in links), default=0), running.RECALLS_MAX,
+              no["recalls"], "the link ends: overrun", ("federation.running.RECALLS_MAX",)),
         Bound("events of a peer a second", len(of.host.rates), bucket.NAMES_MAX, of.host.refused["peer events"],
               f"more than {limits.peer_events_per_second} wait, then are refused: rate_limited (used: peers)",
               ("limits.peer_events_per_second",)),

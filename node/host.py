@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -22,11 +22,14 @@ from federation.running import Found, Known, Look
 from node.api import ApiError
 from node.config import Limits
 from node.core.bucket import Buckets
+from node.core.context import Context
+from node.core.heal import TakeBack
 from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked
 from node.core.quarantine import TRIES, Isolate
 from node.core.receive import Receive
 from node.directory import addresses
+from node.healing import Healing
 from node.storage import outgoing
 from node.storage.writer import StoreFailed
 
@@ -46,16 +49,19 @@ TRIED_MAX = 4096
 STRANGERS_MAX = 1024  # nodes that no administrator decided on: a key costs nothing, and `open` ones are called
 
 
-class Host:
+class Host(Healing):
     def __init__(
         self,
         store: "Store",
+        context: Context,
         directory: "Directory",
         light: Callable[[bytes, str, int], None],
+        hold: Callable[[str, int], Awaitable[None]],
         clock: Clock,
         limits: Limits,
     ) -> None:
-        self._store, self._directory, self._clock = store, directory, clock
+        super().__init__(store, context, hold)
+        self._directory, self._clock = directory, clock
         self.light = light
         rate = limits.peer_events_per_second
         self.rates = Buckets(rate, rate * BURST_S)  # of peers, in events
@@ -110,8 +116,9 @@ class Host:
             self.refused["peer events"] += 1
             ack = _later(segment, "rate_limited", "this node takes no more from yours for a while")
         else:
+            own = segment.origin == self._context.node
             try:
-                ack = await self._receive(peer, segment)
+                ack = await (self._take_back(peer, segment) if own else self._receive(peer, segment))
             except StoreFailed as error:
                 raise ChannelClosed(f"the store failed: {error}") from None
         self.refused.update(v.code for v in ack.verdicts)
@@ -158,6 +165,19 @@ class Host:
         while len(self.tries) > TRIED_MAX:
             del self.tries[next(iter(self.tries))]
         return _later(segment, "failed", reason)
+
+    async def _take_back(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
+        """Our own log, lost here (PROTOCOL.md 10.3): nothing of it is ever refused for good."""
+        try:
+            ack: wire.LogAck = await self._store.submit(TakeBack(peer, segment), later=not segment.members)
+            return ack
+        except ApiError as error:
+            return _later(segment, error.code, error.message)
+        except StoreFailed:
+            raise
+        except Exception as error:
+            log.error("an event of our own cannot be taken back from %s", to_text(peer), exc_info=error)
+            return _later(segment, "failed", f"{type(error).__name__}: {error}")
 
     async def _one_by_one(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         """Find the one: what is before it is taken, what is after it waits."""

@@ -9,6 +9,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from node.api import ApiError
+from node.config import Limits
+from node.core.context import Context
 from node.core.progress import GiveUp
 from node.storage import waits
 from node.storage.writer import StoreFailed
@@ -23,6 +25,13 @@ RESERVE_SHARE, RESERVE_BYTES_MAX = 20, 512 << 20  # a twentieth of the disk, and
 DRIFT_MS_MAX = 60_000  # of wall time against elapsed time: more was no fine adjustment
 SLEW = 1000  # one ms in so many is
 log = logging.getLogger("roost.node")
+
+
+def set_limits(context: Context, limits: Limits) -> None:
+    """What the settings say of the bounds that decisions look at."""
+    context.mailbox_items_max, context.mailbox_bytes_max = limits.mailbox_messages, limits.mailbox_bytes
+    context.waiting_max, context.waiting_bytes_max = limits.waiting_per_peer_events, limits.waiting_per_peer_bytes
+    context.message_bytes_max, context.peer_quota = limits.message_bytes, limits.peer_quota_bytes
 
 
 class Upkeep:
@@ -89,7 +98,8 @@ class Upkeep:
 
     def may_expire(self) -> bool:
         """Whether it is time to look for what expired, and the clock is believed."""
-        return self._node.system.awake_ms() >= self._expiry_due_ms and "clock" not in self.alarms
+        due = self._node.system.awake_ms() >= self._expiry_due_ms
+        return due and "clock" not in self.alarms and not self._node.held
 
     # --- messages that nobody takes -----------------------------------------------------------------------------------
     async def expire(self) -> None:

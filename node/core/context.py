@@ -36,6 +36,8 @@ class Context:
         self.mailbox_bytes_max = mailbox_bytes_max
         self.waiting_bytes_max = waiting_bytes_max  # of events that may wait for one peer
         self.peer_quota = peer_quota  # bytes that a peer may make us store which nobody here asked for
+        self.keys: tuple[bytes, ...] = (key.public,)  # that sign or signed for this node
+        self.restored = 0  # stamp of the last restore of the store from an old copy (PROTOCOL.md 10.1)
         self.now_ms = 0
         self.last_stamp = 0
 

@@ -118,8 +118,8 @@ def waiting(row: rows.Outbound) -> int:
     return max(0, row.head - max(row.acked, row.given_up))
 
 
-def waits(view: View, old: rows.Outbound, new: rows.Outbound) -> None:
-    """A log's queue changed, and with it what waits for the peer in all.
+def waits(view: View, old: rows.Outbound, new: rows.Outbound) -> rows.Outbound:
+    """A log's queue changed, and with it what waits for the peer in all; gives the queue as it is now.
 
     What leaves the queue takes an average share of its bytes along: exact when it is empty, and nothing to look up.
     """
@@ -130,6 +130,7 @@ def waits(view: View, old: rows.Outbound, new: rows.Outbound) -> None:
     row = view.get(rows.Destination, new.peer) or rows.Destination(new.peer, 0)
     more, bytes_ = row.waiting + after - before, row.bytes + new.bytes - old.bytes
     view.put(rows.Destination(new.peer, max(0, more), max(0, bytes_)))
+    return new
 
 
 def deliver(view: View, context: Context, event: Event, local: str) -> None:

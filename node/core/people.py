@@ -58,6 +58,7 @@ class ChangeAccount:
     password: str | None = None
     display_name: str | None = None
     requests: str | None = None
+    while_held: ClassVar = True
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Account, (self.local,)
@@ -155,6 +156,7 @@ class AddInvite:
 @dataclass(frozen=True, slots=True)
 class RevokeInvite:
     code_hash: bytes
+    while_held: ClassVar = True
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Invite, (self.code_hash,)

@@ -193,7 +193,11 @@ class PeerAcked:
         if any((v.verdict, v.code) == ("later", "gap") for v in self.ack.verdicts):
             acked = min(self.ack.seq, outbound.head)  # it lost what it once acknowledged: offer it again
         if acked != outbound.acked:
-            log.waits(view, outbound, outbound._replace(acked=acked))
+            outbound = log.waits(view, outbound, outbound._replace(acked=acked))
+        if head.origin != context.node:  # it was restored, and has its own log again (PROTOCOL.md 10.3)
+            if acked == outbound.head:
+                view.delete(outbound)
+            return acked
         refused = [v for v in self.ack.verdicts if v.verdict == "refused" and v.seq <= acked]
         there = [m for m in log.members(conversation) if m.node == self.peer and conversation.kind == "direct"]
         view.want(

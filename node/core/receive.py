@@ -23,6 +23,7 @@ from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.core import log, rows
 from node.core.context import FUTURE_MS_MAX, Context
 from node.core.damage import LOST, refused_place
+from node.core.heal import waits_for_home
 from node.core.progress import receipts_arrived, want_receipts
 from node.core.quota import charge
 from node.core.view import Key, View
@@ -88,6 +89,8 @@ class Receive:
         yield rows.Peer, (self.peer,)
         yield rows.LogHead, (self._log.key,)
         yield rows.Conversation, (self.segment.conversation,)
+        if context.restored:
+            yield rows.Heal, (self.peer,)
         if local := self._local(context):
             yield rows.Account, (local,)
             yield rows.Mailbox, (local,)
@@ -99,6 +102,9 @@ class Receive:
         verdicts: list[Verdict] = []
         if peer is None or peer.state not in ("accepted", "open"):
             verdicts.append(Verdict(self.segment.first, "later", "not_accepted", "not accepted here yet"))
+            return self._ack(view, verdicts)
+        if waits_for_home(view, context, self.peer):
+            verdicts.append(Verdict(self.segment.first, "later", "restoring", "restored: its own logs come home first"))
             return self._ack(view, verdicts)
         self._want(view, context)
         keys = _keys(peer.chain)

@@ -71,6 +71,10 @@ def all_peers(connection: Connection) -> list[rows.Peer]:
     return _all(connection, rows.Peer, order=peers.c.node)
 
 
+def heal(connection: Connection, peer: bytes) -> rows.Heal | None:
+    return _one(connection, rows.Heal, TABLES[rows.Heal].c.peer == peer)  # type: ignore[no-any-return]
+
+
 def mailbox(connection: Connection, local: str) -> rows.Mailbox:
     row: rows.Mailbox | None = _one(connection, rows.Mailbox, mailboxes.c.local == local)
     return row or rows.Mailbox(local, 0, 0)

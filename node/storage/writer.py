@@ -60,6 +60,8 @@ class Store:
         self._wake = asyncio.Event()
         self._stopping = False
         self._failed: BaseException | None = None
+        self._alone: deque[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = deque()
+        self.refuse: ApiError | None = None  # what everyone is told whose command does not say `while_held`
         self.commits = self.commands = 0
         self.refused: Counter[str] = Counter()  # commands by the code of their refusal
         self.full = ""  # why nothing that makes the store grow is taken; empty where it is
@@ -78,6 +80,8 @@ class Store:
             self._refuse(future, ApiError("busy", "the node is stopping" if self._stopping else "too much is waiting"))
         elif self.full and getattr(command, "grows", False):
             self._refuse(future, ApiError("storage_full", self.full, FULL_RETRY_MS))
+        elif self.refuse is not None and not getattr(command, "while_held", False):
+            self._refuse(future, self.refuse)
         elif later:
             self._later.append((command, future))
             if self._timer is None:
@@ -90,6 +94,15 @@ class Store:
     def _refuse(self, future: "asyncio.Future[Outcome]", error: ApiError) -> None:
         self.refused[error.code] += 1
         _settle(future, error)
+
+    async def alone(self, work: Callable[[Connection], T]) -> T:
+        """Run a write of the administrator's between two batches, in a transaction of its own."""
+        if self._failed is not None:
+            raise StoreFailed(said(self._failed))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._alone.append((work, future))
+        self._wake.set()
+        return await future
 
     def _ripe(self) -> None:
         self._due = True
@@ -124,17 +137,29 @@ class Store:
     async def run(self) -> None:
         """The writer's task; ends after `stop` when nothing waits."""
         while True:
-            while not self._waiting and not (self._later and (self._due or self._stopping)):
+            while self._alone:
+                await self._run_alone(*self._alone.popleft())
+            while not self._waiting and not self._alone and not (self._later and (self._due or self._stopping)):
                 if self._stopping:
                     return
                 self._wake.clear()
                 await self._wake.wait()
             group = self._group()
+            if not group:
+                continue
             try:
                 await self._commit(group)
             except BaseException as error:
                 self._fail(error, group)
                 raise
+
+    async def _run_alone(self, work: Callable[[Connection], Any], future: "asyncio.Future[Any]") -> None:
+        try:
+            outcome = await self._runner.write(work)
+        except Exception as error:
+            outcome = StoreFailed(said(error))
+        self.hot.forget()  # it changed rows that no view knows of
+        _settle(future, outcome)
 
     def _group(self) -> "list[tuple[Command, asyncio.Future[Outcome]]]":
         if self._timer is not None:
@@ -192,7 +217,7 @@ class Store:
     def _fail(self, error: BaseException, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
         self._failed = error
         reason = StoreFailed(said(error))
-        for _, future in [*group, *self._waiting, *self._later]:
+        for _, future in [*group, *self._waiting, *self._later, *self._alone]:
             _settle(future, reason)
         self._waiting.clear()
         self._later.clear()

@@ -69,6 +69,7 @@ async def dump(node: Node, *without: type) -> dict[str, list[Any]]:
             if row not in without:
                 names = [c for c in table.c if c.name not in ("contact_ms", "seen_ms", "hints")]
                 found[table.name] = sorted(map(tuple, connection.execute(table.select().with_only_columns(*names))))
+        found["meta"] = [fact for fact in found["meta"] if fact[0] != "life"]  # each start is another one
         return found
 
     return await node.store.read(read)

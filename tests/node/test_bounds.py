@@ -33,7 +33,9 @@ FORMS = {
     "federation.wire.EXCEPTIONS_MAX", "federation.wire.REASON_CHARS_MAX",
     "node.requests.HISTORY_BYTES_MAX", "node.api.PAGE_MAX", "node.api.BODY_BYTES_MAX",
     "node.api.CLIENT_FRAME_BYTES_MAX", "node.api.PASSWORD_CHARS_MAX", "node.storage.outgoing.BATCH_BYTES_MAX",
-    "node.storage.outgoing.LOGS_MAX", "node.core.damage.NUMBER_MAX", "node.core.damage.STAMP_MAX", "node.storage.reads.MARKS_MAX", "node.storage.waits.LOGS_MAX",
+    "node.storage.outgoing.LOGS_MAX", "node.core.damage.NUMBER_MAX", "node.core.damage.STAMP_MAX",
+    "node.storage.reads.MARKS_MAX", "node.storage.waits.LOGS_MAX", "node.witness.BYTES_MAX",
+    "federation.wire.RECALLED_MAX",
     "node.storage.waits.GIVE_UP_MAX", "node.storage.batch.ROUNDS_MAX", "node.storage.batch.KEYS_MAX",
     "node.storage.writer.BATCH_MAX", "node.admin.LINE_BYTES_MAX", "node.admin.ANSWER_BYTES_MAX",
     "node.core.context.FUTURE_MERGE_MS_MAX", "node.core.context.FUTURE_MS_MAX", "node.config_file.CONFIG_BYTES_MAX",
@@ -117,11 +119,14 @@ async def test_a_peer_that_sends_too_fast_is_told_to_come_later(
     async with two_nodes(tmp_path, limits=Limits(peer_events_per_second=1)) as (a, b):  # ten at once
         await befriend(a, b)
         alice, bob = await connect(a, "alice"), await connect(b, "bob")
-        for n in range(40):
+        for n in range(10):
+            await alice.send("bob@b.test", b"%d" % n)
+            await bob.message(b"%d" % n)
+        for n in range(10, 40):
             await alice.post(api.Send, f"k{n}", "bob@b.test", b"%d" % n)
         async with asyncio.timeout(WAIT_S):
             while not b.host.refused["peer events"]:
-                await asyncio.sleep(0)
+                await b.store.read(lambda connection: None)
         assert (await registry(b))["events of a peer a second"].refused > 0
         assert (await registry(b))["bytes a peer made us keep unasked"].refused == 0
         b.host.rates.rate = b.host.rates.burst = 10_000
@@ -130,7 +135,7 @@ async def test_a_peer_that_sends_too_fast_is_told_to_come_later(
 
 
 async def test_a_fast_peer_is_held_back_in_order(tmp_path: Path) -> None:
-    async with two_nodes(tmp_path, limits=Limits(peer_events_per_second=50)) as (a, b):
+    async with two_nodes(tmp_path, limits=Limits(peer_events_per_second=50)) as (_, b):
         taken: list[int] = []
 
         async def come(number: int) -> None:
