@@ -100,11 +100,9 @@ async def serve(*, config: ConfigFile, sets: Sets = []) -> int:  # noqa: B006
     from node.node import Node
 
     settings = load_config(config, sets)
-    logging.basicConfig(
-        level=settings.log.level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(output.LogLines())
+    logging.basicConfig(level=settings.log.level.upper(), handlers=[lines])
     for chatty in ("alembic", "quic", "asyncio", "aiohttp"):  # libraries' own news is not the operator's
         logging.getLogger(chatty).setLevel(logging.WARNING)
     stop = asyncio.Event()
