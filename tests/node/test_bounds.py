@@ -123,7 +123,7 @@ async def test_a_peer_that_sends_too_fast_is_told_to_come_later(
             await alice.send("bob@b.test", b"%d" % n)
             await bob.message(b"%d" % n)
         for n in range(10, 40):
-            await alice.post(api.Send, f"k{n}", "bob@b.test", b"%d" % n)
+            await alice.post(api.Send, f"p{n}", "bob@b.test", b"%d" % n)
         async with asyncio.timeout(WAIT_S):
             while not b.host.refused["peer events"]:
                 await b.store.read(lambda connection: None)
