@@ -19,7 +19,7 @@ from node.api import ApiError
 from node.core.context import Context
 from node.core.view import Command, Hint, Outcome, View
 from node.storage import batch, damaged
-from node.storage.runner import Runner, said
+from node.storage.runner import Runner, busy, said
 
 BATCH_MAX = 512  # commands in one transaction
 SMALL = 16  # commands that are decided on the loop itself: a millisecond or two
@@ -175,6 +175,10 @@ class Store:
         try:
             outcomes, hints = await self._transact(commands, heal)
         except Exception as error:
+            if busy(error):
+                for _, future in group:  # nothing was begun
+                    _settle(future, ApiError("busy", "another process holds the node's database; close it"))
+                return
             if _full(error):
                 for _, future in group:  # refused before the commit, and rolled back whole: reads go on
                     full = "the node's disk is full; its owner must make room"
