@@ -4,13 +4,15 @@ BOOT := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SEED ?= 1
 SEEDS ?= 200
+FUZZ_S ?= 60
 TRACE ?=
 WORKERS ?= 2
 PEERS ?= ../shared/bench/peers
 WORKS ?= W1a,W1b,W2a,W2b,W5,W6,W7
+TABLE := .venv/faults.tsv
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help venv demo run test test-long check format sim bench bench-peers lock schema clean
+.PHONY: help venv demo run test test-long faults check format fuzz sim bench bench-peers lock schema clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -36,6 +38,11 @@ test: venv  ## all tests
 test-long: venv  ## more seeds, more fuzz
 	SEEDS=5000 $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
 
+faults: venv  ## crashes, disks, clocks: every round of every case, and a table of them
+	@rm -f $(TABLE)
+	FAULTS=all FAULTS_TABLE=$(TABLE) $(BIN)/python -m pytest -q -n $(WORKERS) tests/faults; code=$$?; \
+		$(BIN)/python -m tests.faults.table $(TABLE); exit $$code
+
 check: venv  ## format, lint, types, imports, tidiness, purity
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,6 +53,9 @@ check: venv  ## format, lint, types, imports, tidiness, purity
 format: venv  ## rewrite the code in our format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: venv  ## every decoder for FUZZ_S seconds, guided by coverage
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
 sim: venv  ## one seeded run of the simulator: make sim SEED=7 TRACE=1
 	SEED=$(SEED) TRACE=$(TRACE) $(BIN)/python -m tests.sim

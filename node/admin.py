@@ -23,7 +23,8 @@ from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
 from node.directory import addresses
 from node.errors import NodeFailed
-from node.storage import reads
+from node.hold import accept
+from node.storage import reads, waits
 from node.storage.writer import StoreFailed
 from node.system import token_hash
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 SOCKET = "admin.sock"
 LINE_BYTES_MAX = 1 << 20
+OPEN_MAX = 64  # connections at once
 ANSWER_BYTES_MAX = 256 << 20  # a list of everything there is
 INVITE_S = 7 * 86400
 
@@ -48,7 +50,9 @@ Args = dict[str, Any]
 
 
 async def _status(node: "Node", args: Args) -> Any:
-    waiting = await node.store.read(reads.waiting)
+    from node.bounds import all_bounds  # it names what is here too
+
+    waiting = await node.store.read(waits.waiting)
     links = node.service.links
     peers = [
         {
@@ -56,21 +60,31 @@ async def _status(node: "Node", args: Args) -> Any:
             "node": to_text(p.node),
             "state": p.state,
             "link": "up" if p.node in links and links[p.node].state.up else "down",
-            "waiting": waiting.get(p.node, 0),
+            "waiting": waiting[p.node].events if p.node in waiting else 0,
             "transport": links[p.node].transport if p.node in links else "",
             "reason": node.service.backoffs[p.node].reason if p.node in node.service.backoffs else "",
         }
         for p in node.directory.peers.values()
     ]
+    free, reserve, _ = node.upkeep.disk()
     return {
         "name": node.us.name,
         "node": to_text(node.us.node),
         "link": str(node.link),
         "incarnation": to_text(node.us.incarnation),
+        "held": node.held,
         "users": len(await node.store.read(reads.all_accounts)),
         "clients": sum(len(group) for group in node.sessions.values()),
+        "alarms": [{"alarm": name, "meaning": words} for name, words in node.upkeep.alarms.items()],
         "peers": peers,
         "store": {"commits": node.store.commits, "commands": node.store.commands, "waiting": node.store.waiting},
+        "expired": node.upkeep.expired,
+        "disk_free": free,
+        "disk_reserve": reserve,
+        "bounds": [
+            {"name": b.name, "used": b.used, "bound": b.bound, "refused": b.refused, "then": b.then}
+            for b in await all_bounds(node)
+        ],
     }
 
 
@@ -179,6 +193,11 @@ async def _why(node: "Node", args: Args) -> Any:
     return msgspec.to_builtins(why)
 
 
+async def _restore_accept(node: "Node", args: Args) -> Any:
+    await accept(node)
+    return {"name": node.us.name, "incarnation": to_text(node.us.incarnation)}
+
+
 Operation = Callable[["Node", Args], Awaitable[Any]]
 OPERATIONS: dict[str, Operation] = {
     "status": _status,
@@ -198,6 +217,7 @@ OPERATIONS: dict[str, Operation] = {
     "peer.accept": _peer_state("accepted"),
     "peer.block": _peer_state("blocked"),
     "peer.remove": _peer_state("removed"),
+    "restore.accept": _restore_accept,
     "why": _why,
 }
 
@@ -224,11 +244,24 @@ class _Request(msgspec.Struct):
     args: Args = {}
 
 
+def read_request(line: bytes) -> _Request:
+    """One line of the socket; `AdminError` for anything else."""
+    try:
+        return msgspec.json.decode(line, type=_Request)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise AdminError("bad_frame", f"not a request: {str(error)[:120]!r}") from None
+
+
 class AdminSocket:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self.refused = 0
+
+    @property
+    def open_now(self) -> int:
+        return len(self._open)
 
     async def open(self) -> None:
         with _near(self._node.config) as path:
@@ -238,18 +271,21 @@ class AdminSocket:
             os.chmod(path, 0o600)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= OPEN_MAX:
+            self.refused += 1
+            writer.write(msgspec.json.encode({"ok": False, "code": "busy", "message": "too many ask at once"}) + b"\n")
+            writer.close()
+            return
         self._open.add(writer)
         try:
             while line := await reader.readline():
                 answer: dict[str, Any]
                 try:
-                    request = msgspec.json.decode(line, type=_Request)
+                    request = read_request(line)
                     result = await perform(self._node, request.op, request.args)
                     answer = {"ok": True, "result": result}
                 except AdminError as error:
                     answer = {"ok": False, "code": error.code, "message": str(error)}
-                except (msgspec.MsgspecError, ValueError) as error:
-                    answer = {"ok": False, "code": "bad_frame", "message": f"not a request: {error}"}
                 writer.write(msgspec.json.encode(answer) + b"\n")
                 await writer.drain()
         except ConnectionError:

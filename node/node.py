@@ -8,21 +8,24 @@ An embedded node takes no signals, configures no logging, reads no environment a
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from federation.identity import NodeLink, origin
+from federation.identity import NodeLink, event_keys, origin
 from federation.ids import CONVERSATION_ID_BYTES, INCARNATION_BYTES, User, direct_conversation, to_text
 from federation.link import Settings, Us
 from federation.memory import pair
 from federation.ports import Channel
 from federation.service import Dial, Service
-from node import api, keys
+from node import api, keys, witness
 from node.api import ApiError
 from node.config import Config
 from node.core import rows
+from node.core.bucket import Buckets
 from node.core.context import Context
 from node.core.people import AddAccount
 from node.core.progress import CloseNotices, Consent
@@ -31,21 +34,25 @@ from node.datadir import lock, open_keys, private
 from node.directory import Directory, conversation_id
 from node.errors import NewerDatabase, NodeError, NodeFailed, StoreUnusable
 from node.explain import explain
+from node.hold import first_look, hold, keep_watch, quiet, watch
 from node.host import Host
 from node.session import Session
 from node.storage import reads
 from node.storage.migrate import NewerDatabase as _NewerSchema
-from node.storage.migrate import migrate
 from node.storage.runner import Runner, open_runner, said, store_name
 from node.storage.writer import Store, StoreFailed
 from node.system import System
+from node.upkeep import Upkeep, set_limits
+from node.witness import Witness
 
 if TYPE_CHECKING:
     from node.client import Client
+    from node.doors import Doors
 
 log = logging.getLogger("roost.node")
 # One connection in so many may be without a login, and one in so many of those from one address; so many always may.
 STRANGERS_SHARE, STRANGERS_MIN = 4, 16
+BURST_S = 10  # seconds of a rate that may come at once
 REFUSED_MAX = 256  # connections over the limit that are being told so; further ones are closed without a word
 Authenticate = Callable[[str, str], Awaitable[bool]]
 
@@ -64,11 +71,20 @@ class Node:
         self.refused: set[Session] = set()  # those over the limits, while they are told
         self.turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of users who look something up
         self.lights: dict[str, tuple[str, int]] = {}
+        self.doors: Doors | None = None  # none: nobody can call
+        self.refusals: Counter[str] = Counter()  # of connections and requests, by the name of their bound
+        rate = config.limits.requests_per_second
+        self.rates = Buckets(rate, rate * BURST_S)  # of users
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.authenticate: Authenticate | None = None
         self.store: Store
         self.host: Host
         self.service: Service
+        self.held = ""  # why the store is an old copy that was not accepted yet (`node.hold`)
+        self.changed = asyncio.Event()  # `held` did
+        self.watched: list[Witness | None] = []  # what the witness file says, where one is kept
+        self.context: Context
+        self.life = 0  # number of this start
         self.store_text, self.store_name = "", store_name(config.database_url)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._clients: list[Client] = []
@@ -96,8 +112,11 @@ class Node:
                 ) from None
             node = cls(config, node_keys, system or System(), runner)
             node.authenticate = authenticate
+            node.watched = [witness.read(config.data_path)]
             try:
                 await node.start(None)
+                await watch(node)
+                node.own(keep_watch(node), "witness")
                 if listen:
                     from node.doors import open_doors
 
@@ -111,44 +130,35 @@ class Node:
     async def start(self, dial: Dial | None) -> None:
         """Bring the store up and federation with it. Raises a `NodeError`."""
         try:
-            store_id = await self._runner.write(self._first_look)
+            begun = await self._runner.write(partial(first_look, self))
         except _NewerSchema as error:
             raise NewerDatabase(f"the store {self.store_name}: {error}; install the newer version") from None
         except Exception as error:
             raise StoreUnusable(f"the store {self.store_name} cannot be opened: {said(error)}") from error
-        self.store_text = to_text(store_id)
-        context = Context(
-            self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
-            self.config.limits.mailbox_messages, self.config.federation.policy,
-            self.config.limits.waiting_per_peer_events, self.config.limits.message_bytes,
+        self.store_text, self.life = to_text(begun.store), begun.life
+        self.context = context = Context(
+            self.us.node, self.us.name, self.us.key, self.us.incarnation, begun.store,
+            policy=self.config.federation.policy,
         )  # fmt: skip
+        set_limits(context, self.config.limits)
         self.store = Store(
             self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed
         )
+        context.keys, context.restored = event_keys(self.us.chain), begun.restored
         context.last_stamp = await self.store.read(reads.newest_stamp)
         self.directory.load(await self.store.read(reads.all_peers))
-        self.host = Host(self.store, self.directory, self._light)
+        self.host = Host(
+            self.store, context, self.directory, self._light, partial(hold, self), self.system, self.config.limits
+        )
         link = self.config.link
         settings = Settings(link.ping_ms, link.dead_after_ms, link.window_events, link.window_bytes)
         self.service = Service(self.us, self.host, self.system, dial, settings, link.backoff_cap_ms)
+        self.upkeep = Upkeep(self)
         self._store_task = self.own(self.store.run(), "store")
-
-    def _first_look(self, connection: Any) -> bytes:
-        migrate(connection)
-        found = reads.meta(connection, "store")
-        if found is None:
-            from node.storage.schema import TABLES
-
-            found = self.system.random(INCARNATION_BYTES)
-            values = [{"name": "store", "value": found}, {"name": "node", "value": self.us.node}]
-            connection.execute(TABLES[rows.Meta].insert(), values)
-        elif reads.meta(connection, "node") != self.us.node:
-            # Its users, logs and peers belong to that identity: under another one nothing here would hold.
-            raise ValueError(
-                f"it belongs to another node key than {keys.FILE}; restore that file from your backup, "
-                "or give this node a store of its own"
-            )
-        return found
+        self.own(self.upkeep.run(), "upkeep")
+        if begun.held:
+            quiet(self, begun.held)
+            self.service.held = True
 
     def own(self, work: "Any", name: str) -> "asyncio.Task[Any]":
         """Run a task for as long as the node lives; its failure is the node's."""
@@ -216,6 +226,8 @@ class Node:
         if hasattr(self, "store"):
             self.store.stop()
             await asyncio.gather(self._store_task, return_exceptions=True)
+            if not self.failed.done():
+                await watch(self)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -292,7 +304,10 @@ class Node:
         where = b"" if proxied else origin(channel.remote)
         crowded = not proxied and list(self.strangers.values()).count(where) >= strangers // STRANGERS_SHARE
         if crowded or len(self.connections) >= limit or len(self.strangers) >= strangers:
-            if len(self.refused) < REFUSED_MAX:
+            self.refusals["connections without a login" if len(self.connections) < limit else "connections"] += 1
+            if len(self.refused) >= REFUSED_MAX:
+                self.refusals["untold"] += 1
+            else:
                 self.refused.add(session)
                 try:
                     await session.refuse("busy", "too many clients are connected; try again later")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from federation.errors import AddressError
 from federation.ids import check_local_name
@@ -23,6 +23,8 @@ def check_name(name: str) -> str:
 @dataclass(frozen=True, slots=True)
 class AddAccount:
     """A new user; with `invite` (the SHA-256 of its code) the invite is used up in the same commit."""
+
+    grows: ClassVar[bool] = True  # not taken while the disk has no room
 
     local: str
     password: str
@@ -56,6 +58,7 @@ class ChangeAccount:
     password: str | None = None
     display_name: str | None = None
     requests: str | None = None
+    while_held: ClassVar = True
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Account, (self.local,)
@@ -83,6 +86,8 @@ class ChangeAccount:
 @dataclass(frozen=True, slots=True)
 class AddDevice:
     """A login succeeded: one more device of the user."""
+
+    grows: ClassVar[bool] = True  # not taken while the disk has no room
 
     device: bytes
     local: str
@@ -134,6 +139,8 @@ class ChangeDevice:
 
 @dataclass(frozen=True, slots=True)
 class AddInvite:
+    grows: ClassVar[bool] = True
+
     code_hash: bytes
     expires_ms: int
 
@@ -149,6 +156,7 @@ class AddInvite:
 @dataclass(frozen=True, slots=True)
 class RevokeInvite:
     code_hash: bytes
+    while_held: ClassVar = True
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Invite, (self.code_hash,)

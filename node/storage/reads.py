@@ -71,6 +71,10 @@ def all_peers(connection: Connection) -> list[rows.Peer]:
     return _all(connection, rows.Peer, order=peers.c.node)
 
 
+def heal(connection: Connection, peer: bytes) -> rows.Heal | None:
+    return _one(connection, rows.Heal, TABLES[rows.Heal].c.peer == peer)  # type: ignore[no-any-return]
+
+
 def mailbox(connection: Connection, local: str) -> rows.Mailbox:
     row: rows.Mailbox | None = _one(connection, rows.Mailbox, mailboxes.c.local == local)
     return row or rows.Mailbox(local, 0, 0)
@@ -276,12 +280,3 @@ def standings_of(
 
 def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:
     return _all(connection, rows.LogHead, logs.c.conversation == conversation)
-
-
-def waiting(connection: Connection) -> dict[bytes, int]:
-    """Events waiting per peer."""
-    query = select(outbound.c.peer, func.sum(outbound.c.head - outbound.c.acked)).where(
-        outbound.c.acked < outbound.c.head
-    )
-    found = connection.execute(query.group_by(outbound.c.peer))
-    return {peer: max(0, int(count)) for peer, count in found if type(peer) is bytes and count is not None}
