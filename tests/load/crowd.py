@@ -31,6 +31,7 @@ class Orders(msgspec.Struct, frozen=True):
     count: int
     parallel: int  # connections begun at once, when they first come
     tls: bool = False
+    flood: str = ""  # an address: each sends there without end, 256 unanswered at a time, whatever it is told
     hurry: float = 1.0  # times what the SDK waits before it comes back
 
 
@@ -56,6 +57,8 @@ class Link(asyncio.Protocol):
         self.gone: asyncio.Future[str] = loop.create_future()
         self.why = "lost"
         self.pong: asyncio.Future[None] | None = None
+        self.flooding, self._next = "", 10
+        self.answers: Counter[str] = Counter()  # to the flood, by code
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -75,6 +78,15 @@ class Link(asyncio.Protocol):
         self.pong = asyncio.get_running_loop().create_future()
         self._write(api.Ping(2))
         return self.pong
+
+    def flood(self, to: str) -> None:
+        self.flooding = to
+        for _ in range(api.REQUESTS_IN_FLIGHT_MAX):
+            self._more()
+
+    def _more(self) -> None:
+        self._next += 1
+        self._write(api.Send(self._next, f"{self._token}-{self._next}", self.flooding, bytes(100)))
 
     def close(self) -> None:
         self._transport.abort()
@@ -116,6 +128,9 @@ class Link(asyncio.Protocol):
     def _take(self, got: api.FromNode) -> None:
         if isinstance(got, api.Feed):
             self._write(api.Ack(got.items[-1].position))
+        elif isinstance(got, api.Reply | api.Error) and self.flooding and (got.id or 0) >= 10:
+            self.answers["accepted" if isinstance(got, api.Reply) else got.code] += 1
+            self._more()
         elif isinstance(got, api.Reply) and got.id == 1 and not self.ready.done():
             self.ready.set_result(None)
         elif isinstance(got, api.Reply) and self.pong is not None and not self.pong.done():
@@ -221,6 +236,8 @@ class Crowd:
 
     async def _stay(self, number: int, link: Link) -> None:
         self._up[number] = link
+        if self._orders.flood:
+            link.flood(self._orders.flood)
         self._changed.set()
         self._ends[await link.gone] += 1
         del self._up[number]
@@ -247,7 +264,14 @@ class Crowd:
                     slowest = max(slowest, loop.time() - asked)
             else:
                 await self._until(line == b"up")
-            said = {"up": len(self._up), "s": loop.time() - began, "slowest_s": slowest, "ends": dict(self._ends)}
+            answers = sum((link.answers for link in self._up.values()), Counter())
+            said = {
+                "up": len(self._up),
+                "answers": dict(answers),
+                "s": loop.time() - began,
+                "slowest_s": slowest,
+                "ends": dict(self._ends),
+            }
             sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
             sys.stdout.flush()
         self._over.set()

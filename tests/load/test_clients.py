@@ -111,6 +111,13 @@ async def test_l4_all_clients_are_back_soon_after_a_crash(tmp_path: Path) -> Non
         after = await all_of(all_clients, "up", BACK_S_MAX + 30)
         back_s, cpu = loop.time() - began, node.cpu_s() - cpu
     refused = {end for s in after for end in s["ends"]} - MAY_END
-    show("L4", clients=clients, back_s=f"{back_s:.1f}", CPU_s=f"{cpu:.1f}", ends=[s["ends"] for s in after], before=len(before))
+    show(
+        "L4",
+        clients=clients,
+        back_s=f"{back_s:.1f}",
+        CPU_s=f"{cpu:.1f}",
+        ends=[s["ends"] for s in after],
+        before=len(before),
+    )
     assert back_s <= BACK_S_MAX
     assert not refused, "nobody is locked out"
