@@ -165,6 +165,10 @@ class Endpoint(Dialer):
         """The UDP port we listen on and dial from."""
         return int(next(iter(self._sockets.values())).getsockname()[1])
 
+    def served(self, alpn: str) -> int:
+        """Inbound channels of a protocol, now."""
+        return self._served[alpn]
+
     @property
     def counters(self) -> Counters:
         return Counters(
