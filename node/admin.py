@@ -15,7 +15,7 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api
+from node import api, queues
 from node.api import ApiError
 from node.config import Config
 from node.core import rows
@@ -219,6 +219,9 @@ OPERATIONS: dict[str, Operation] = {
     "peer.remove": _peer_state("removed"),
     "restore.accept": _restore_accept,
     "why": _why,
+    "queue.list": queues.show,
+    "queue.flush": queues.flush,
+    "queue.expire": queues.expire,
 }
 
 
