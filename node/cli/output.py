@@ -82,6 +82,10 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
 
 
 def _cell(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(safe(part) for part in value)
     return clock(value) if name in TIMES and isinstance(value, int) else safe(value)
 
 
