@@ -145,5 +145,5 @@ BUILDS = {
         tokens_survive_a_restore,
         what_was_acknowledged_is_not_sent_again,
         own_events_are_not_given_back,
-    )  # fmt: skip
+    )
 }
