@@ -107,6 +107,7 @@ class Counters:
     accepted: int  # inbound channels
     refused: int  # inbound connections unanswered or ended at a bound, or dropped at the half-open deadline
     half_open: int  # inbound connections without a channel, now
+    crowded: int  # of the refused, those whose address had its share of half-open connections
     retried: int  # strangers who were asked to prove their address first
     resets: int  # datagrams of forgotten connections that were answered
     bytes_received: int
@@ -130,7 +131,7 @@ class Endpoint(Dialer):
         self._half_open: dict[Connection, asyncio.TimerHandle] = {}
         self._proved: dict[Connection, bytes] = {}  # those of them that passed a Retry, and where they are
         self._accepts: set[asyncio.Task[None]] = set()
-        self._accepted = self._refused = self._retried = self._resets = 0
+        self._accepted = self._refused = self._crowded = self._retried = self._resets = 0
         self._second = self._noise = self._answered = 0  # of the current second
 
     @classmethod
@@ -165,10 +166,14 @@ class Endpoint(Dialer):
         """The UDP port we listen on and dial from."""
         return int(next(iter(self._sockets.values())).getsockname()[1])
 
+    def served(self, alpn: str) -> int:
+        """Inbound channels of a protocol, now."""
+        return self._served[alpn]
+
     @property
     def counters(self) -> Counters:
         return Counters(
-            self._accepted, self._refused, len(self._half_open), self._retried, self._resets,
+            self._accepted, self._refused, len(self._half_open), self._crowded, self._retried, self._resets,
             self.bytes_received, self.bytes_sent,
         )  # fmt: skip
 
@@ -256,9 +261,10 @@ class Endpoint(Dialer):
             self._retried += 1
             self._send_retry(header, addr)
             return
-        crowded = where and list(self._proved.values()).count(where) >= HALF_OPEN_PER_ORIGIN_MAX
+        crowded = where != b"" and list(self._proved.values()).count(where) >= HALF_OPEN_PER_ORIGIN_MAX
         if crowded or len(self._half_open) >= HALF_OPEN_MAX:
             self._refused += 1
+            self._crowded += crowded
             return
         config = configuration(is_client=False, alpns=list(self._bounds), idle_s=self._idle_s)
         config.certificate, config.private_key = self._tls.certificate, self._tls.key

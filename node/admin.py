@@ -25,7 +25,7 @@ from node.core.people import AddInvite, ChangeAccount, RevokeInvite
 from node.directory import addresses
 from node.errors import BackupError, NodeFailed
 from node.hold import accept
-from node.storage import reads
+from node.storage import reads, waits
 from node.storage.writer import StoreFailed
 from node.system import token_hash
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SOCKET = "admin.sock"
 LINE_BYTES_MAX = 1 << 20
+OPEN_MAX = 64  # connections at once
 ANSWER_BYTES_MAX = 256 << 20  # a list of everything there is
 INVITE_S = 7 * 86400
 
@@ -50,7 +51,9 @@ Args = dict[str, Any]
 
 
 async def _status(node: "Node", args: Args) -> Any:
-    waiting = await node.store.read(reads.waiting)
+    from node.bounds import all_bounds  # it names what is here too
+
+    waiting = await node.store.read(waits.waiting)
     links = node.service.links
     peers = [
         {
@@ -58,12 +61,13 @@ async def _status(node: "Node", args: Args) -> Any:
             "node": to_text(p.node),
             "state": p.state,
             "link": "up" if p.node in links and links[p.node].state.up else "down",
-            "waiting": waiting.get(p.node, 0),
+            "waiting": waiting[p.node].events if p.node in waiting else 0,
             "transport": links[p.node].transport if p.node in links else "",
             "reason": node.service.backoffs[p.node].reason if p.node in node.service.backoffs else "",
         }
         for p in node.directory.peers.values()
     ]
+    free, reserve, _ = node.upkeep.disk()
     return {
         "name": node.us.name,
         "node": to_text(node.us.node),
@@ -72,8 +76,16 @@ async def _status(node: "Node", args: Args) -> Any:
         "held": node.held,
         "users": len(await node.store.read(reads.all_accounts)),
         "clients": sum(len(group) for group in node.sessions.values()),
+        "alarms": [{"alarm": name, "meaning": words} for name, words in node.upkeep.alarms.items()],
         "peers": peers,
         "store": {"commits": node.store.commits, "commands": node.store.commands, "waiting": node.store.waiting},
+        "expired": node.upkeep.expired,
+        "disk_free": free,
+        "disk_reserve": reserve,
+        "bounds": [
+            {"name": b.name, "used": b.used, "bound": b.bound, "refused": b.refused, "then": b.then}
+            for b in await all_bounds(node)
+        ],
     }
 
 
@@ -266,6 +278,11 @@ class AdminSocket:
         self._node = node
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self.refused = 0
+
+    @property
+    def open_now(self) -> int:
+        return len(self._open)
 
     async def open(self) -> None:
         with _near(self._node.config) as path:
@@ -275,6 +292,11 @@ class AdminSocket:
             os.chmod(path, 0o600)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= OPEN_MAX:
+            self.refused += 1
+            writer.write(msgspec.json.encode({"ok": False, "code": "busy", "message": "too many ask at once"}) + b"\n")
+            writer.close()
+            return
         self._open.add(writer)
         try:
             while line := await reader.readline():

@@ -56,7 +56,7 @@ class EarlyRunner(InlineRunner):
         await super().close()
 
 
-def _redeliver(self: Receive, view: Any, context: Any, seq: int, signed: Any) -> Any:
+def _redeliver(self: Receive, view: Any, context: Any, seq: int, signed: Any, *rest: Any) -> Any:
     """In place of `Receive._repeat`: what came again is new again."""
     local = self._local(context)
     if local and view.get(rows.Conversation, self.segment.conversation) is not None:
