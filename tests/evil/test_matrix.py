@@ -249,7 +249,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "user.disable": {"name": "?"}, "user.enable": {"name": "?"}, "user.delete": {"name": "?"},
     "invite.revoke": {"id": "?"}, "peer.add": {"link": "?"}, "peer.accept": {"node": "known.test"},
     "peer.block": {"node": "known.test"}, "peer.remove": {"node": "known.test"}, "why": {"event": "?"},
-    "restore.accept": {},
+    "restore.accept": {}, "backup": {"file": "/", "text": ""},
 }  # fmt: skip
 
 
