@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,14 +16,14 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api, queues
+from node import api, keys, queues
 from node.api import ApiError
-from node.config import Config
+from node.config import DATABASE, Config
 from node.core import rows
 from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
 from node.directory import addresses
-from node.errors import NodeFailed
+from node.errors import BackupError, NodeFailed
 from node.hold import accept
 from node.storage import reads, waits
 from node.storage.writer import StoreFailed
@@ -193,6 +194,23 @@ async def _why(node: "Node", args: Args) -> Any:
     return msgspec.to_builtins(why)
 
 
+async def _backup(node: "Node", args: Args) -> Any:
+    if node.config.database:
+        raise ApiError(
+            "bad_request",
+            f"the store is PostgreSQL: back it up with `pg_dump --format=custom`, and keep {keys.FILE} of "
+            f"{node.config.data_path} and node.yaml with it; after `pg_restore` run `roost restore --accept -c FILE`",
+        )
+    from node import backup
+
+    folder, us = node.config.data_path, node.us
+    made = await asyncio.to_thread(
+        backup.make, folder / DATABASE, folder / keys.FILE, str(args["text"]), Path(args["file"]),
+        us.name, us.node, node.system.wall_ms(),
+    )  # fmt: skip
+    return {"name": us.name, "file": args["file"], "made": made.made_ms, "counts": made.counts}
+
+
 async def _restore_accept(node: "Node", args: Args) -> Any:
     await accept(node)
     return {"name": node.us.name, "incarnation": to_text(node.us.incarnation)}
@@ -217,6 +235,7 @@ OPERATIONS: dict[str, Operation] = {
     "peer.accept": _peer_state("accepted"),
     "peer.block": _peer_state("blocked"),
     "peer.remove": _peer_state("removed"),
+    "backup": _backup,
     "restore.accept": _restore_accept,
     "why": _why,
     "queue.list": queues.show,
@@ -235,6 +254,8 @@ async def perform(node: "Node", op: str, args: Args) -> Any:
         raise AdminError(error.code, error.message) from None
     except KeyError as error:
         raise AdminError("bad_request", f"{op} needs {error}") from None
+    except BackupError as error:
+        raise AdminError("bad_backup", str(error)) from None
     except (StoreFailed, NodeFailed) as error:
         raise AdminError("failed", str(error)) from None
     except Exception as error:  # a value of another type, or a bug: the connection is answered and goes on

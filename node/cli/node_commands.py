@@ -21,6 +21,7 @@ from node.cli.session import ConfigFile, Json, PasswordStdin, Sets, load_config,
 
 if TYPE_CHECKING:
     from node.config import Config
+    from node.node import Node
 
 DAY_S = 86_400
 STATUS_FOR_PROGRAMS = ("incarnation", "store")  # says nothing to people
@@ -125,7 +126,11 @@ def _quoted(text: str) -> str:
 
 
 async def serve(*, config: ConfigFile, sets: Sets = []) -> int:  # noqa: B006
-    """Run the node in the foreground until SIGTERM or Ctrl+C."""
+    """Run the node in the foreground until SIGTERM or Ctrl+C.
+
+    Prints `ready NAME LINK` when it runs, or `held NAME REASON` when its store is an old copy: then it sends and takes
+    nothing until `roost restore --accept`.
+    """
     from node.node import Node
 
     settings = load_config(config, sets)
@@ -141,9 +146,21 @@ async def serve(*, config: ConfigFile, sets: Sets = []) -> int:  # noqa: B006
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with Node.open(settings) as node:
-        output.line(f"ready {settings.name} {node.link}")
-        await _until(stop, node)
+        told = asyncio.ensure_future(_tell(node))
+        try:
+            await _until(stop, node)
+        finally:
+            told.cancel()
     return Exit.REACHED
+
+
+async def _tell(node: "Node") -> None:
+    """`ready NAME LINK`, or `held NAME REASON` while the store is an old copy; again when it changes."""
+    while True:
+        node.changed.clear()
+        held = output.safe(node.held)
+        output.line(f"held {node.us.name} {held}" if held else f"ready {node.us.name} {node.link}")
+        await node.changed.wait()
 
 
 async def _until(stop: asyncio.Event, node: Any) -> None:
