@@ -175,6 +175,17 @@ class Config(Section, frozen=True):
         return None if self.listen is None else split_host_port(self.listen)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and hardly meant, each with what to do."""
+        found = []
+        if self.listen_at is not None and self.listen_at[0] in ("0.0.0.0", "::") and not self.advertise:
+            found.append(
+                f"{self.listen} is no address that others can call, and our link says it: "
+                "set `advertise` to where they reach this node, e.g. --set advertise=[HOST:PORT]"
+            )
+        return tuple(found)
+
+    @property
     def hints(self) -> tuple[str, ...]:
         """Where others may find us, for our link; as configured, so possibly a wildcard address."""
         return self.advertise or ((self.listen,) if self.listen is not None else ())

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from node.cli import account_commands, demo, node_commands, pipe, send, tail
 from node.cli.outcome import Exit, Problem, explain
@@ -61,4 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _usage(error: CycloptsError) -> Problem:
     chain = " ".join(["roost", *(error.command_chain or ())])
-    return Problem(Exit.USAGE, "usage", " ".join(str(error).split()), f"`{chain} --help` shows how it is used")
+    words = " ".join(str(error).split())
+    if isinstance(error, MissingArgumentError) and error.argument is not None and error.keyword is None:
+        words = f"`{chain}` needs {error.argument.name}"
+    return Problem(Exit.USAGE, "usage", words, f"`{chain} --help` shows how it is used")

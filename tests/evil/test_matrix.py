@@ -343,7 +343,7 @@ async def test_a1_a2_clients(node: Node, door: str) -> None:
     compare("client", got)
 
 
-@pytest.mark.parametrize("door", ["memory", "quic"])
+@pytest.mark.parametrize("door", ["memory", "quic", "tcp"])
 async def test_a1_a2_links(node: Node, door: str) -> None:
     await node.create_user("bob")
     got: dict[str, dict[str, str]] = {}
