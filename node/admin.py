@@ -117,7 +117,11 @@ def _user_state(state: Any) -> "Operation":
 async def _user_passwd(node: "Node", args: Args) -> Any:
     hashed = await node.hash_password(args["password"])
     await node.store.submit(ChangeAccount(args["name"], password=hashed))
-    return {"name": args["name"]}
+    # After it: no login with the old password comes any more.
+    found = [] if args.get("keep_devices") else await node.store.read(reads.devices_of, str(args["name"]))
+    devices = tuple(device.device for device in found)
+    await node.store.submit(ChangeAccount(args["name"], revoke=devices))
+    return {"name": args["name"], "logged_out": len(devices)}
 
 
 async def _invite_new(node: "Node", args: Args) -> Any:

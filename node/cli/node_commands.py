@@ -279,11 +279,18 @@ def _typed(prompt: str) -> str:
 
 
 async def user_passwd(
-    name: str, /, *, config: ConfigFile, password_stdin: PasswordStdin = False, json: Json = False
+    name: str,
+    /,
+    *,
+    config: ConfigFile,
+    password_stdin: PasswordStdin = False,
+    keep: Annotated[bool, Parameter(name="--keep-devices", negative="", help="Nobody has to log in again.")] = False,
+    json: Json = False,
 ) -> None:
-    """Set a new password."""
+    """Set a new password. Every device of the account is logged out, as whoever knew the old one may have one."""
     secret = password(password_stdin, confirm=True)
-    await _run(config, "user.passwd", json, f"new password for {name}", name=check_local_name(name), password=secret)
+    done = f"new password for {name}" + ("" if keep else "; its devices have to log in again")
+    await _run(config, "user.passwd", json, done, name=check_local_name(name), password=secret, keep_devices=keep)
 
 
 # --- invites ------------------------------------------------------------------------------------------------
