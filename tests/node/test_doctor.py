@@ -13,7 +13,7 @@ from node.admin import call
 from node.config import Config, Federation, Limits, Log, Tls
 from node.node import Node
 from node.system import System
-from tests.node.helpers import befriend, config, connect, listening, two_nodes
+from tests.node.helpers import WAIT_S, befriend, config, connect, listening, two_nodes
 
 DEAD = "roost://" + "a" * 51 + "a@dead.test?at=127.0.0.1:1"
 
@@ -26,6 +26,7 @@ async def problems(config: Config, **args: Any) -> list[str]:
 
 
 async def test_a_node_that_is_well_has_no_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ANSWER_S", WAIT_S)
     monkeypatch.setattr(doctor, "reach_of", lambda number: "public")  # test nodes are on this machine only
     async with two_nodes(tmp_path) as (a, b):
         await befriend(a, b)
@@ -83,10 +84,11 @@ async def test_a_low_disk_and_a_clock_that_jumped_are_found(tmp_path: Path) -> N
 
 
 async def test_ports_that_do_not_answer_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "ANSWER_S", 0.3)
+    monkeypatch.setattr(doctor, "ANSWER_S", WAIT_S)
     settings = listening(tmp_path)
     async with Node.open(settings) as node:
         assert not any(line.startswith("ports") for line in await problems(settings))
+        monkeypatch.setattr(doctor, "ANSWER_S", 0.3)
         with socket.socket() as dead:  # bound, and nobody listens
             dead.bind(("127.0.0.1", 0))
             node.config = config(tmp_path, listen=f"127.0.0.1:{dead.getsockname()[1]}")
