@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select
 from federation.event import Header, Signed, event_id, is_lost, lost_event
 from federation.ids import EVENT_ID_BYTES
 from node.core import damage, rows
+from node.core.log import waiting
 from node.storage.schema import NAMES, TABLES
 
 events, logs = TABLES[rows.StoredEvent], TABLES[rows.LogHead]
@@ -219,7 +220,8 @@ def _outbound(connection: Connection, peer: bytes, log: bytes) -> rows.Outbound 
 
 def _destination(connection: Connection, peer: bytes) -> rows.Destination:
     query = select(outbound).where(outbound.c.peer == peer, outbound.c.acked < outbound.c.head)
-    return rows.Destination(peer, sum(r.head - r.acked for r in each(rows.Outbound, connection.execute(query))))
+    queues = each(rows.Outbound, connection.execute(query))
+    return rows.Destination(peer, sum(map(waiting, queues)), sum(queue.bytes for queue in queues))
 
 
 _REBUILD: dict[type, Callable[..., Any]] = {

@@ -189,7 +189,7 @@ async def test_a_cancelled_transaction_is_finished_and_frees_the_connection(benc
         else:
             connection.exec_driver_sql("SELECT pg_sleep(0.2)")
         migrate(connection)
-        connection.exec_driver_sql("INSERT INTO mailboxes VALUES ('kept', 1, 1)")
+        connection.exec_driver_sql("INSERT INTO mailboxes (local, position, items, bytes) VALUES ('kept', 1, 1, 0)")
 
     task = asyncio.ensure_future(bench.runner.write(slow))
     async with asyncio.timeout(20):
