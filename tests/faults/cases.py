@@ -22,7 +22,7 @@ CASES = {
     "C3": Case("receiver killed between commit and acknowledgement", crashes.c3,
                ("dedupe_off", "high_water_mark_not_stored"), needs=()),
     "C4": Case("power cut at every sync and every word", power.c4, ("commits_without_sync",), "a"),
-    "C6": Case("killed at the Nth write to the database", crashes.c6, ("idempotency_ignored",)),
+    "C6": Case("killed at the Nth write to the database", crashes.c6, ("acknowledges_before_commit",)),
     "C6 first": Case("killed at the Nth write of the first start", crashes.c6_first_start, ()),
     "C8": Case("random kills of three nodes", crashes.c8, ("acknowledges_before_commit",), "abc", ()),
     "C10": Case("a client killed between OK and its own store", crashes.c10, ("idempotency_ignored",)),
