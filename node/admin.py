@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,14 +16,14 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api
+from node import api, doctor, keys, queues
 from node.api import ApiError
-from node.config import Config
+from node.config import DATABASE, SOCKET, Config
 from node.core import rows
 from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
 from node.directory import addresses
-from node.errors import NodeFailed
+from node.errors import BackupError, NodeFailed
 from node.hold import accept
 from node.storage import reads, waits
 from node.storage.writer import StoreFailed
@@ -31,7 +32,6 @@ from node.system import token_hash
 if TYPE_CHECKING:
     from node.node import Node
 
-SOCKET = "admin.sock"
 LINE_BYTES_MAX = 1 << 20
 OPEN_MAX = 64  # connections at once
 ANSWER_BYTES_MAX = 256 << 20  # a list of everything there is
@@ -117,7 +117,11 @@ def _user_state(state: Any) -> "Operation":
 async def _user_passwd(node: "Node", args: Args) -> Any:
     hashed = await node.hash_password(args["password"])
     await node.store.submit(ChangeAccount(args["name"], password=hashed))
-    return {"name": args["name"]}
+    # After it: no login with the old password comes any more.
+    found = [] if args.get("keep_devices") else await node.store.read(reads.devices_of, str(args["name"]))
+    devices = tuple(device.device for device in found)
+    await node.store.submit(ChangeAccount(args["name"], revoke=devices))
+    return {"name": args["name"], "logged_out": len(devices)}
 
 
 async def _invite_new(node: "Node", args: Args) -> Any:
@@ -193,6 +197,23 @@ async def _why(node: "Node", args: Args) -> Any:
     return msgspec.to_builtins(why)
 
 
+async def _backup(node: "Node", args: Args) -> Any:
+    if node.config.database:
+        raise ApiError(
+            "bad_request",
+            f"the store is PostgreSQL: back it up with `pg_dump --format=custom`, and keep {keys.FILE} of "
+            f"{node.config.data_path} and node.yaml with it; after `pg_restore` run `roost restore --accept -c FILE`",
+        )
+    from node import backup
+
+    folder, us = node.config.data_path, node.us
+    made = await asyncio.to_thread(
+        backup.make, folder / DATABASE, folder / keys.FILE, str(args["text"]), Path(args["file"]),
+        us.name, us.node, node.system.wall_ms(),
+    )  # fmt: skip
+    return {"name": us.name, "file": args["file"], "made": made.made_ms, "counts": made.counts}
+
+
 async def _restore_accept(node: "Node", args: Args) -> Any:
     await accept(node)
     return {"name": node.us.name, "incarnation": to_text(node.us.incarnation)}
@@ -217,8 +238,13 @@ OPERATIONS: dict[str, Operation] = {
     "peer.accept": _peer_state("accepted"),
     "peer.block": _peer_state("blocked"),
     "peer.remove": _peer_state("removed"),
+    "backup": _backup,
     "restore.accept": _restore_accept,
     "why": _why,
+    "doctor": doctor.examine,
+    "queue.list": queues.show,
+    "queue.flush": queues.flush,
+    "queue.expire": queues.expire,
 }
 
 
@@ -232,6 +258,8 @@ async def perform(node: "Node", op: str, args: Args) -> Any:
         raise AdminError(error.code, error.message) from None
     except KeyError as error:
         raise AdminError("bad_request", f"{op} needs {error}") from None
+    except BackupError as error:
+        raise AdminError("bad_backup", str(error)) from None
     except (StoreFailed, NodeFailed) as error:
         raise AdminError("failed", str(error)) from None
     except Exception as error:  # a value of another type, or a bug: the connection is answered and goes on

@@ -78,6 +78,7 @@ KNOWN: tuple[tuple[str, str, Exit, str, str], ...] = (
      "stop the other process, or use another folder"),
     ("node.errors", "NewerDatabase", Exit.STORE, "newer_database",
      "install the newer roost, or restore a backup"),
+    ("node.errors", "BackupError", Exit.REFUSED, "bad_backup", "take another file or folder"),
     ("node.errors", "KeyExposed", Exit.STORE, "key_exposed", "`chmod 600` the key file, then start again"),
     ("node.errors", "StoreUnusable", Exit.STORE, "store_unusable",
      "check disk space and permissions, or the server of the `database` setting"),
@@ -98,6 +99,7 @@ _NEXT = {
     "declined": "they have to accept you first",
     "conflict": "use a new --key for a new message",
     "bad_request": "correct it and try again",
+    "held": "the administrator has to decide: `roost status` says why, `roost restore --accept` goes on",
     "storage_full": "the administrator has to free disk space; then try again",
 }
 _ADMIN_NEXT = {"conflict": "compare the node's link with its administrator"}

@@ -191,6 +191,8 @@ class TakeBack:
             view.put(rows.OwnLog(h.conversation, h.incarnation))
         context.merge(h.stamp)
         if h.kind == NOTICES:
+            if view.get(rows.Conversation, h.conversation) is None:
+                view.put(rows.Conversation(h.conversation, "notices", context.node, "", self.peer, ""))
             log.store(view, context, event)
             for receipt in _receipts(self.segment, event.signed):
                 self._receipt(view, context, receipt)

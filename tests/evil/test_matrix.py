@@ -249,7 +249,8 @@ ADMIN: dict[str, dict[str, Any]] = {
     "user.disable": {"name": "?"}, "user.enable": {"name": "?"}, "user.delete": {"name": "?"},
     "invite.revoke": {"id": "?"}, "peer.add": {"link": "?"}, "peer.accept": {"node": "known.test"},
     "peer.block": {"node": "known.test"}, "peer.remove": {"node": "known.test"}, "why": {"event": "?"},
-    "restore.accept": {},
+    "restore.accept": {}, "backup": {"file": "/", "text": ""},
+    "doctor": {}, "queue.list": {}, "queue.flush": {}, "queue.expire": {"peer": "known.test"},
 }  # fmt: skip
 
 
