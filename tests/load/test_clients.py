@@ -35,7 +35,7 @@ def port_of(config: Config) -> int:
     return config.listen_at[1]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 if kit.FULL else 120)
 async def test_l1_an_idle_client_costs_little_memory_with_tls(tmp_path: Path) -> None:
     clients, processes = size(10_000, 200), size(4, 2)
     config = busy_place(tmp_path, clients, "0.0.0.0")  # elsewhere than on loopback the port speaks TLS
@@ -59,7 +59,7 @@ async def test_l1_an_idle_client_costs_little_memory_with_tls(tmp_path: Path) ->
     assert each_kib <= IDLE_KIB_MAX
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 if kit.FULL else 120)
 async def test_l3_a_slow_reader_holds_up_nobody_and_gets_all_in_the_end(tmp_path: Path) -> None:
     count, body = size(2_000, 150), bytes(16 << 10)
     config = busy_place(tmp_path, 10)
@@ -92,7 +92,7 @@ async def test_l3_a_slow_reader_holds_up_nobody_and_gets_all_in_the_end(tmp_path
          others_ms_p99=f"{1000 * p99(latencies):.1f}")  # fmt: skip
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600 if kit.FULL else 120)
 async def test_l4_all_clients_are_back_soon_after_a_crash(tmp_path: Path) -> None:
     clients, processes = size(5_000, 100), size(4, 2)
     hurry = 1.0 if kit.FULL else 0.1
