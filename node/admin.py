@@ -15,7 +15,7 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api
+from node import api, repair
 from node.api import ApiError
 from node.config import Config
 from node.core import rows
@@ -71,6 +71,11 @@ async def _status(node: "Node", args: Args) -> Any:
         "clients": sum(len(group) for group in node.sessions.values()),
         "peers": peers,
         "store": {"commits": node.store.commits, "commands": node.store.commands, "waiting": node.store.waiting},
+        "damage": {
+            "rows": sum(node.store.damaged.values()),
+            "failed": node.host.failures,
+            "quarantine": await node.store.read(reads.quarantine_size),
+        },
     }
 
 
@@ -199,6 +204,7 @@ OPERATIONS: dict[str, Operation] = {
     "peer.block": _peer_state("blocked"),
     "peer.remove": _peer_state("removed"),
     "why": _why,
+    **repair.OPERATIONS,
 }
 
 
@@ -300,6 +306,8 @@ async def call(config: Config, op: str, args: Args) -> Any:
         if not answer["ok"]:
             raise AdminError(answer["code"], answer["message"])
         return answer["result"]
+    if op == "verify":  # what it is to look at may be too damaged to be opened
+        return await repair.look_closed(config)
     async with _closed(config) as node:
         return await perform(node, op, args)
 

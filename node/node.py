@@ -29,15 +29,15 @@ from node.core.progress import CloseNotices, Consent
 from node.core.view import Hint
 from node.datadir import lock, open_keys, private
 from node.directory import Directory, conversation_id
-from node.errors import NewerDatabase, NodeError, NodeFailed, StoreUnusable
+from node.errors import NewerDatabase, NodeDamaged, NodeError, NodeFailed, StoreDamaged, StoreUnusable
 from node.explain import explain
 from node.host import Host
 from node.session import Session
 from node.storage import reads
+from node.storage.first import first_look
 from node.storage.migrate import NewerDatabase as _NewerSchema
-from node.storage.migrate import migrate
 from node.storage.runner import Runner, open_runner, said, store_name
-from node.storage.writer import Store, StoreFailed
+from node.storage.writer import Store, StoreFailed, malformed
 from node.system import System
 
 if TYPE_CHECKING:
@@ -111,10 +111,12 @@ class Node:
     async def start(self, dial: Dial | None) -> None:
         """Bring the store up and federation with it. Raises a `NodeError`."""
         try:
-            store_id = await self._runner.write(self._first_look)
+            store_id = await self._runner.write(lambda c: first_look(c, self.us.node, self.system.random))
         except _NewerSchema as error:
             raise NewerDatabase(f"the store {self.store_name}: {error}; install the newer version") from None
         except Exception as error:
+            if malformed(error):
+                raise StoreDamaged(f"the store {self.store_name} is damaged: {said(error)}") from error
             raise StoreUnusable(f"the store {self.store_name} cannot be opened: {said(error)}") from error
         self.store_text = to_text(store_id)
         context = Context(
@@ -132,23 +134,6 @@ class Node:
         settings = Settings(link.ping_ms, link.dead_after_ms, link.window_events, link.window_bytes)
         self.service = Service(self.us, self.host, self.system, dial, settings, link.backoff_cap_ms)
         self._store_task = self.own(self.store.run(), "store")
-
-    def _first_look(self, connection: Any) -> bytes:
-        migrate(connection)
-        found = reads.meta(connection, "store")
-        if found is None:
-            from node.storage.schema import TABLES
-
-            found = self.system.random(INCARNATION_BYTES)
-            values = [{"name": "store", "value": found}, {"name": "node", "value": self.us.node}]
-            connection.execute(TABLES[rows.Meta].insert(), values)
-        elif reads.meta(connection, "node") != self.us.node:
-            # Its users, logs and peers belong to that identity: under another one nothing here would hold.
-            raise ValueError(
-                f"it belongs to another node key than {keys.FILE}; restore that file from your backup, "
-                "or give this node a store of its own"
-            )
-        return found
 
     def own(self, work: "Any", name: str) -> "asyncio.Task[Any]":
         """Run a task for as long as the node lives; its failure is the node's."""
@@ -176,7 +161,10 @@ class Node:
 
     def _fail(self, error: BaseException) -> None:
         if not self.failed.done():
-            self.failed.set_exception(NodeFailed(f"the store failed: {error}; nothing accepted before is lost"))
+            if malformed(error):
+                self.failed.set_exception(NodeDamaged(f"the store {self.store_name} is damaged: {error}"))
+            else:
+                self.failed.set_exception(NodeFailed(f"the store failed: {error}; nothing accepted before is lost"))
             self.failed.exception()  # an embedder that never looks is not warned at garbage collection
         for session in [s for group in self.sessions.values() for s in group]:
             session.end("busy", "the node stopped because its store failed")

@@ -285,3 +285,12 @@ def waiting(connection: Connection) -> dict[bytes, int]:
     )
     found = connection.execute(query.group_by(outbound.c.peer))
     return {peer: max(0, int(count)) for peer, count in found if type(peer) is bytes and count is not None}
+
+
+def quarantined(connection: Connection) -> list[rows.Quarantine]:
+    table = TABLES[rows.Quarantine]
+    return _all(connection, rows.Quarantine, order=table.c.at_ms)
+
+
+def quarantine_size(connection: Connection) -> int:
+    return int(connection.execute(select(func.count()).select_from(TABLES[rows.Quarantine])).scalar_one())
