@@ -201,7 +201,7 @@ class Node:
         for task in list(self._session_tasks):
             task.cancel()
         await asyncio.gather(*self._session_tasks, return_exceptions=True)
-        if hasattr(self, "store"):
+        if hasattr(self, "_store_task"):
             self.store.stop()
             await asyncio.gather(self._store_task, return_exceptions=True)
         for task in list(self._tasks):

@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Callable
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, and_, literal, literal_column, select
+from sqlalchemy.types import NullType
 
 from federation.ids import INCARNATION_BYTES, NODE_ID_BYTES
 from node import keys
-from node.core import rows
+from node.core import damage, rows
 from node.storage.migrate import migrate
 from node.storage.schema import TABLES
 
 log = logging.getLogger("roost.store")
-meta, logs, own = TABLES[rows.Meta], TABLES[rows.LogHead], TABLES[rows.OwnLog]
+meta, logs, own, peers = (TABLES[row] for row in (rows.Meta, rows.LogHead, rows.OwnLog, rows.Peer))
 
 
 def first_look(connection: Connection, node: bytes, random: Callable[[int], bytes]) -> bytes:
@@ -35,7 +36,18 @@ def first_look(connection: Connection, node: bytes, random: Callable[[int], byte
         # Cursors of the old id mean nothing from now on: each device gets again what it did not acknowledge.
         store = random(INCARNATION_BYTES)
         _put(connection, "store", store, mended=bool(found))
+    _free_names(connection)
     return store
+
+
+def _free_names(connection: Connection) -> None:
+    """A peer whose id is damaged is found by nobody: its name must be free for the administrator to add it again."""
+    for values in connection.execute(select(peers).where(peers.c.name != "")).all():
+        made, _ = damage.mend(rows.Peer, values)
+        if made is None:
+            connection.execute(
+                peers.update().where(literal_column("node") == literal(values[0], NullType())).values(name="")
+            )
 
 
 def _sized(value: object, size: int) -> bool:

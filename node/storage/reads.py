@@ -4,6 +4,8 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select
 
+from federation.errors import ProtocolError
+from federation.event import peek_header
 from federation.ids import User
 from node.api import ApiError
 from node.core import rows
@@ -38,7 +40,21 @@ def meta(connection: Connection, name: str) -> bytes | None:
 
 
 def newest_stamp(connection: Connection) -> int:
-    return int(connection.execute(select(func.coalesce(func.max(logs.c.stamp), 0))).scalar_one())
+    """Where our clock goes on. A log's stamp is at most its newest event's: a damaged one must not end all sending."""
+    query = (
+        select(logs.c.stamp, events.c.header)
+        .join(events, and_(events.c.log == logs.c.log, events.c.seq == logs.c.seq))
+        .where(logs.c.stamp.between(0, STAMP_MAX))
+        .order_by(logs.c.stamp.desc())
+    )
+    with connection.execute(query) as found:
+        for stamp, header in found:
+            try:
+                if stamp <= peek_header(header).stamp:
+                    return int(stamp)
+            except (ProtocolError, TypeError):
+                continue
+    return 0
 
 
 def account(connection: Connection, local: str) -> rows.Account | None:
@@ -267,7 +283,7 @@ def standings_of(
     marks: dict[bytes, list[tuple[bytes, bytes, int]]] = {}
     found = connection.execute(query).all()
     for conversation, *mark in found:
-        if type(mark[0]) is type(mark[1]) is bytes and type(mark[2]) is int:
+        if type(mark[0]) is type(mark[1]) is bytes and type(mark[2]) is int and mark[2] <= NUMBER_MAX:
             marks.setdefault(conversation, []).append(tuple(mark))
     if len(found) > MARKS_MAX:
         page, left = [p for p in page if p[0].conversation < conversation] or page[:1], 1
@@ -281,7 +297,7 @@ def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:
 def waiting(connection: Connection) -> dict[bytes, int]:
     """Events waiting per peer."""
     query = select(outbound.c.peer, func.sum(outbound.c.head - outbound.c.acked)).where(
-        outbound.c.acked < outbound.c.head
+        outbound.c.acked < outbound.c.head, outbound.c.acked >= 0, outbound.c.head <= NUMBER_MAX
     )
     found = connection.execute(query.group_by(outbound.c.peer))
     return {peer: max(0, int(count)) for peer, count in found if type(peer) is bytes and count is not None}
