@@ -4,13 +4,14 @@ BOOT := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SEED ?= 1
 SEEDS ?= 200
+FUZZ_S ?= 60
 TRACE ?=
 WORKERS ?= 2
 PEERS ?= ../shared/bench/peers
 WORKS ?= W1a,W1b,W2a,W2b,W5,W6,W7
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help venv demo run test test-long check format sim bench bench-peers lock schema clean
+.PHONY: help venv demo run test test-long check format fuzz sim bench bench-peers lock schema clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -46,6 +47,9 @@ check: venv  ## format, lint, types, imports, tidiness, purity
 format: venv  ## rewrite the code in our format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: venv  ## every decoder for FUZZ_S seconds, guided by coverage
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
 sim: venv  ## one seeded run of the simulator: make sim SEED=7 TRACE=1
 	SEED=$(SEED) TRACE=$(TRACE) $(BIN)/python -m tests.sim

@@ -1,7 +1,6 @@
 """A UDP endpoint that only dials: what a client needs, and what the node's `endpoint.Endpoint` builds on."""
 
 import asyncio
-import logging
 import socket
 from collections.abc import Sequence
 from typing import Self
@@ -13,16 +12,14 @@ from federation.identity import address_text
 from federation.ports import ChannelClosed
 from federation.quic import Connection, QuicChannel
 from federation.reach import Reach, may_call
+from federation.udp import Udp
 
-RECEIVE_BYTES_MAX = 2048  # a longer datagram is cut and so dropped as undecryptable
-READ_BATCH_MAX = 32  # datagrams read per wake-up, so that one socket cannot starve the loop
+RECEIVE_BYTES_MAX = 2048  # a longer datagram is dropped: none of ours is
+READ_BATCH_MAX = 32  # datagrams after which a wake-up reads no more, so that one socket cannot starve the loop
 RESET_BYTES_MIN = 5 + RESET_TOKEN_BYTES  # RFC 9000 section 10.3
 CID_BYTES = 8  # length of the connection ids we issue
-SOCKET_BYTES = 4 << 20  # kernel buffer each way, as far as the system allows
 IDLE_S = 60.0  # silence after which a connection is dead
 DIAL_S = 5.0  # default time to connect
-
-logger = logging.getLogger(__name__)
 
 
 class Dialer:
@@ -34,7 +31,7 @@ class Dialer:
         self._idle_s = idle_s
         self._worker = 0
         self._connections: dict[bytes, Connection] = {}  # by each connection id a peer may use for us
-        self._sockets: dict[int, socket.socket] = {}  # by address family
+        self._sockets: dict[int, Udp] = {}  # by address family
         self._lookup_family = socket.AF_UNSPEC
         self._closed = False
         self._live: dict[Connection, None] = {}  # a set in order
@@ -87,14 +84,11 @@ class Dialer:
 
     def send_datagrams(self, datagrams: Sequence[tuple[bytes, NetworkAddress]]) -> None:
         """Put datagrams on the wire; what the kernel does not take counts as lost and QUIC repeats it."""
-        for data, addr in datagrams:
-            sock = self._sockets.get(socket.AF_INET6 if len(addr) == 4 else socket.AF_INET)
-            if sock is None:
-                return
-            try:
-                self.bytes_sent += sock.sendto(data, addr)
-            except OSError as error:
-                logger.debug("to %s: %s", addr, error)
+        if not datagrams:
+            return
+        family = socket.AF_INET6 if len(datagrams[0][1]) == 4 else socket.AF_INET  # all of one connection
+        if (udp := self._sockets.get(family)) is not None:
+            self.bytes_sent += udp.send(datagrams)
 
     def cid_issued(self, cid: bytes, connection: Connection) -> None:
         connection.cids.append(cid)
@@ -175,32 +169,30 @@ class Dialer:
             self._listen(socket.socket(family, socket.SOCK_DGRAM), ("", 0))
 
     def _listen(self, sock: socket.socket, addr: NetworkAddress) -> None:
-        try:
-            sock.setblocking(False)
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)
-            if sock.family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            sock.bind(addr)
-        except OSError:
-            sock.close()
-            raise
-        self._sockets[sock.family] = sock
-        self._loop.add_reader(sock, self._readable, sock)
+        self._sockets[sock.family] = udp = Udp(sock, addr)
+        self._loop.add_reader(udp, self._readable, udp)
 
-    def _readable(self, sock: socket.socket) -> None:
+    def _readable(self, udp: Udp) -> None:
         # asyncio's own transport reads one datagram per loop turn: reading several lets sends be batched
-        for _ in range(READ_BATCH_MAX):
+        read = 0
+        while read < READ_BATCH_MAX:
             try:
-                data, addr = sock.recvfrom(RECEIVE_BYTES_MAX)
+                datagrams, addr = udp.receive()
             except OSError:  # nothing left, or an ICMP error about an earlier send
                 return
-            self.bytes_received += len(data)
-            # RFC 9000 section 17: a long header carries the id's length, ours are CID_BYTES
-            long = data[:1] >= b"\x80"
-            cid = data[6 : 6 + data[5]] if long and len(data) > 5 else data[1 : 1 + CID_BYTES]
-            connection = self._connections.get(cid)
-            if connection is not None:
-                connection.receive(data, addr)
-            elif not self._closed:
-                self.stray(data, addr)
+            read += len(datagrams)
+            for data in datagrams:
+                self._received(data, addr)
+
+    def _received(self, data: bytes, addr: NetworkAddress) -> None:
+        self.bytes_received += len(data)
+        if len(data) > RECEIVE_BYTES_MAX:
+            return
+        # RFC 9000 section 17: a long header carries the id's length, ours are CID_BYTES
+        long = data[:1] >= b"\x80"
+        cid = data[6 : 6 + data[5]] if long and len(data) > 5 else data[1 : 1 + CID_BYTES]
+        connection = self._connections.get(cid)
+        if connection is not None:
+            connection.receive(data, addr)
+        elif not self._closed:
+            self.stray(data, addr)

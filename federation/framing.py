@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from federation.ports import FRAME_BYTES_MAX
 
 LENGTH_BYTES = 4
+FRAME_S = 60.0  # what any frame has to arrive whole, once it began and somebody waits for it
+FRAME_BYTES_PER_S = 4096  # and a second more for each so many bytes it announces: a thin line is no attack
 
 
 def framed(frames: Iterable[bytes]) -> bytes:
@@ -35,6 +37,11 @@ class Cutter:
     def announced(self) -> int:
         """Length of the frame being received; 0 while its header is incomplete."""
         return int.from_bytes(self._partial[:LENGTH_BYTES], "big") if len(self._partial) >= LENGTH_BYTES else 0
+
+    @property
+    def seconds(self) -> float:
+        """How long the frame being received may take in all (PROTOCOL.md 5.12)."""
+        return FRAME_S + min(self.announced, FRAME_BYTES_MAX) / FRAME_BYTES_PER_S
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that are whole now."""

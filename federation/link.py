@@ -54,6 +54,20 @@ class Up(NamedTuple):
     """Both sides accept each other: events may flow."""
 
 
+class Shown(NamedTuple):
+    """The other side shows our newest event that it holds; the shell looks for it, then says `looked`."""
+
+    newest: wire.Newest
+
+
+class Asked(NamedTuple):
+    recall: wire.Recall
+
+
+class Answered(NamedTuple):
+    recalled: wire.Recalled
+
+
 class Arrived(NamedTuple):
     segment: wire.Segment
 
@@ -69,7 +83,7 @@ class Close(NamedTuple):
     reason: str
 
 
-Output = Send | Met | Up | Arrived | Acked | Close
+Output = Send | Met | Shown | Up | Arrived | Acked | Asked | Answered | Close
 Standing = Literal["accepted", "pending", "blocked"]
 
 
@@ -94,6 +108,8 @@ class Link:
         self.ours: Standing | None = None
         self.their_standing: Standing | None = None
         self.up = False
+        self.takes_home = False  # we were restored: our own lost events may come
+        self._looking = False  # at what the other side showed: until then nothing flows
         self.closed = False
         self._deadline = now_ms + HELLO_DEADLINE_MS
         self._heard = self._pinged = now_ms
@@ -124,6 +140,9 @@ class Link:
         match frame:
             case wire.Standing():
                 self.their_standing = frame.state
+                if frame.newest is not None and frame.state == "accepted":
+                    self._looking = True
+                    return [Shown(frame.newest)]
                 return self._maybe_up()
             case wire.Ping():
                 return [Send(wire.Pong(frame.number))]
@@ -133,6 +152,10 @@ class Link:
             raise ProtocolError("not_accepted", "nothing flows until both sides accept", "3.4")
         if isinstance(frame, wire.Events):
             return [Arrived(segment) for segment in self._check(frame)]
+        if isinstance(frame, wire.Recall):
+            return [Asked(frame)]
+        if isinstance(frame, wire.Recalled):
+            return [Answered(frame)]
         return [out for ack in frame.logs for out in self._acked(ack, now_ms)]
 
     def _offer(self, frame: wire.Offer) -> list[Output]:
@@ -165,21 +188,26 @@ class Link:
         self.peer, self.hello = identity, frame
         return [Met(identity, frame)]
 
-    def stand(self, state: Standing) -> list[Output]:
-        """Our side's decision on the peer, at the hello and whenever it changes."""
+    def looked(self) -> list[Output]:
+        """What was shown is known here, or will be healed: events may flow."""
+        self._looking = False
+        return self._maybe_up()
+
+    def stand(self, state: Standing, newest: wire.Newest | None = None) -> list[Output]:
+        """Our side's decision on the peer, at the hello and whenever it changes; `newest` of its events is shown."""
         if state == self.ours:
             return []
         self.ours = state
         if state == "blocked":
             self.closed = True
             return [Send(wire.Standing(state)), Close("blocked", "this node does not link with yours")]
-        return [Send(wire.Standing(state)), *self._maybe_up()]
+        return [Send(wire.Standing(state, newest)), *self._maybe_up()]
 
     def _maybe_up(self) -> list[Output]:
         if self.their_standing == "blocked":
             self.closed = True
             return [Close("blocked", "that node does not link with this one")]
-        up = self.ours == self.their_standing == "accepted"
+        up = self.ours == self.their_standing == "accepted" and not self._looking
         if up == self.up:
             return []
         self.up = up
@@ -188,7 +216,8 @@ class Link:
     def _check(self, frame: wire.Events) -> tuple[wire.Segment, ...]:
         assert self.peer is not None
         for segment in frame.segments:
-            if segment.origin != self.peer.node:
+            home = self.takes_home and segment.origin == self._us.node  # PROTOCOL.md 10.3
+            if segment.origin != self.peer.node and not home:
                 raise ProtocolError("not_member", "a log of a third node, in no group of ours", "5.9")
         return frame.segments
 
@@ -257,6 +286,12 @@ class Link:
         """The logs that wait because the peer said `later`."""
         self.paused = {log: pause for log, pause in self.paused.items() if pause[0] > now_ms}
         return frozenset(self.paused)
+
+    def recalled(self) -> None:
+        """The peer says what it has: no log rests, and where nothing is on its way the store knows where to go on."""
+        self.paused.clear()
+        self.sent = {log: seq for log, seq in self.sent.items() if log in self._flight}
+        self._settled.clear()
 
     # --- time ---------------------------------------------------------------------------------------------------------
     def wake_at(self) -> int:

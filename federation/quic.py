@@ -62,6 +62,10 @@ class Connection:
     def remote(self) -> str:
         return address_text(self.quic.get_peer_address())
 
+    def now(self) -> float:
+        """The loop's clock, in seconds."""
+        return self._loop.time()
+
     def connect(self, addr: NetworkAddress) -> None:
         """Start a client's handshake; `ready` tells when it is over."""
         self.quic.connect(addr, now=self._loop.time())
@@ -162,6 +166,10 @@ class Connection:
             self.quic.send_ping(0)
             self.schedule()
         self._heard = False
+        if self.channel is not None:
+            self.channel.look()
+        if self.closed is not None:
+            return
         self._keepalive = self._loop.call_later(self._keepalive_s, self._on_keepalive)
 
     def _handle_events(self) -> None:
@@ -229,6 +237,7 @@ class QuicChannel:
         self._credited_bytes = 0  # of those, how many the peer may send again
         self._trusted = False
         self._receiving = False  # somebody waits in recv
+        self._since = 0.0  # when the frame being received began, or somebody began to wait for it
         self._ended = False  # a clean FIN arrived
         self._closing = False
         self._failed: str | None = None
@@ -262,7 +271,7 @@ class QuicChannel:
             self._check_open()
             self._credit_partial()
             self._readable.clear()
-            self._receiving = True
+            self._since, self._receiving = self._connection.now(), True
             try:
                 await self._readable.wait()
             finally:
@@ -304,7 +313,11 @@ class QuicChannel:
         if self._closing:
             self._credit(self._fed_bytes)
             return
-        self._ready += self._cutter.feed(data)
+        began = not self._cutter
+        frames = self._cutter.feed(data)
+        if frames or began:
+            self._since = self._connection.now()
+        self._ready += frames
         if self._cutter.announced > FRAME_BYTES_MAX:
             self._connection.close(f"frame longer than {FRAME_BYTES_MAX} bytes", BAD_FRAME)
         elif fin and self._cutter:
@@ -315,6 +328,11 @@ class QuicChannel:
             self._credit_partial()
         if self._ready or self._ended:
             self._readable.set()
+
+    def look(self) -> None:
+        """From time to time: a frame that does not get whole ends the connection (PROTOCOL.md 5.12)."""
+        if self._receiving and self._cutter and self._connection.now() - self._since > self._cutter.seconds:
+            self._connection.close("a frame took too long to arrive", BAD_FRAME)
 
     def progressed(self) -> None:
         """After each turn of the connection: wake who waits for room or for the last acknowledgement."""

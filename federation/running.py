@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
@@ -15,8 +15,10 @@ from federation.link import Link, Standing
 from federation.ports import Channel, ChannelClosed, Clock
 
 log = logging.getLogger("roost.federation")
+HELD, HELD_TEXT = "held", "that node was restored from an old copy, and waits for its administrator"
 RECEIVING_EVENTS_MAX = 4096  # events of one peer in memory; a window is at most a part of it
 RECEIVING_BYTES_MAX = 32 << 20  # the same in bytes
+RECALLS_MAX = 2  # of a peer, unanswered; it may have one
 GOODBYE_S = 1.0  # longest wait for room behind a goodbye
 
 
@@ -67,7 +69,30 @@ class Host(Protocol):
         """Store it; the number up to which the log is acknowledged from now on."""
         ...
 
+    async def newest(self, peer: bytes) -> wire.Newest | None:
+        """The newest event of the peer's own that is held here (PROTOCOL.md 10.1)."""
+        ...
+
+    async def shown(self, peer: bytes, newest: wire.Newest) -> bool:
+        """Whether all is well with our store, seeing that the peer holds this event of ours."""
+        ...
+
+    def restored(self) -> bool:
+        """Whether events of our own may be lost here."""
+        ...
+
+    async def recalled(self, peer: bytes, recall: wire.Recall) -> wire.Recalled:
+        """Queue for a restored peer what it lost (PROTOCOL.md 10.2)."""
+        ...
+
+    async def heal(self, peer: bytes, ask: "Ask") -> None:
+        """The link is up: after a restore, get back from the peer what was lost; else nothing."""
+        ...
+
     def light(self, peer: bytes, state: str, since_ms: int) -> None: ...
+
+
+Ask = Callable[[wire.Recall], Awaitable[wire.Recalled]]
 
 
 class Owner(Protocol):
@@ -91,6 +116,9 @@ class Running:
         self._waiting_events = self._waiting_bytes = 0
         self._beats: dict[type, wire.AnyFrame] = {}  # the newest ping and pong that did not leave
         self._beat = asyncio.Event()
+        self._asked: asyncio.Queue[wire.Recall] = asyncio.Queue(RECALLS_MAX)
+        self._answer_due: asyncio.Future[wire.Recalled] | None = None
+        self._came_up = asyncio.Event()
         self.since_ms = clock.wall_ms()
 
     @property
@@ -100,7 +128,8 @@ class Running:
         return f"{kind} ({why})" if why else kind
 
     async def run(self) -> str:
-        work = (self._read(), self._send(), self._tick(), self._answer(), self._settle(), self._pulse())
+        work = (self._read(), self._send(), self._tick(), self._answer(), self._settle(), self._pulse(),
+                self._heal(), self._give_back())  # fmt: skip
         tasks = [asyncio.ensure_future(w) for w in work]
         try:
             await self._carry(self.state.start())
@@ -149,7 +178,22 @@ class Running:
                     self._acks.put_nowait(ack)  # one for each segment on its way, which the window bounds
                     if self._more:
                         self.wake.set()
+                case machine.Shown(newest):
+                    if await self._host.shown(self._peer, newest):
+                        await self._carry(self.state.looked())
+                    else:
+                        await self.finish(HELD, HELD_TEXT)
+                case machine.Asked(recall):
+                    if self._asked.full():
+                        raise ProtocolError("overrun", "a recall before the last one was answered", "10.2")
+                    self._asked.put_nowait(recall)
+                case machine.Answered(recalled):
+                    if self._answer_due is None or self._answer_due.done():
+                        raise ProtocolError("bad_frame", "the answer to a recall that was not asked", "10.2")
+                    self._answer_due.set_result(recalled)
                 case machine.Up():
+                    self._came_up.set()
+                    self.state.takes_home = self._host.restored()
                     self._channel.trust()  # a stranger who only knocked stays within the pre-hello memory
                     self.since_ms = self._clock.wall_ms()
                     self._service.reset(self._peer)
@@ -182,11 +226,17 @@ class Running:
             self._ended = "another link of this pair stays"
             await self._channel.send(wire.encode(wire.Goodbye("duplicate", self._ended)))
             return
-        await self._carry(self.state.stand(standing))
+        await self._carry(self.state.stand(standing, await self._newest(standing)))
+
+    async def _newest(self, standing: Standing) -> wire.Newest | None:
+        return await self._host.newest(self._peer) if standing == "accepted" else None
 
     async def restand(self, standing: Standing) -> None:
         try:
-            if self.state.ours is not None and not await self._carry(self.state.stand(standing)):
+            if self.state.ours in (None, standing):
+                return
+            newest = await self._newest(standing)
+            if not await self._carry(self.state.stand(standing, newest)):
                 await self._channel.close(self._ended)
         except ChannelClosed:
             pass  # its own reader notices
@@ -246,6 +296,27 @@ class Running:
             self._beat.clear()
             beats, self._beats = self._beats, {}
             await self._channel.send(*map(wire.encode, beats.values()))
+
+    async def _heal(self) -> None:
+        """After a restore: what the peer has of us comes back."""
+        while True:
+            await self._came_up.wait()
+            self._came_up.clear()
+            await self._host.heal(self._peer, self._ask)
+
+    async def _ask(self, recall: wire.Recall) -> wire.Recalled:
+        self._answer_due = asyncio.get_running_loop().create_future()
+        await self._channel.send(wire.encode(recall))
+        return await self._answer_due
+
+    async def _give_back(self) -> None:
+        """The peer was restored: what it lost goes out again (PROTOCOL.md 10.2)."""
+        while True:
+            recall = await self._asked.get()
+            recalled = await self._host.recalled(self._peer, recall)
+            self.state.recalled()
+            self.wake.set()
+            await self._channel.send(wire.encode(recalled))
 
     async def finish(self, code: str, reason: str) -> None:
         """Goodbye from our side."""

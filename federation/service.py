@@ -9,7 +9,7 @@ from federation import wire
 from federation.link import Link, Settings, Us
 from federation.peers import Backoff, keep_dialled_by_us
 from federation.ports import Channel, ChannelClosed, Clock
-from federation.running import Host, Known, Running
+from federation.running import HELD, HELD_TEXT, Host, Known, Running
 
 log = logging.getLogger("roost.federation")
 DIAL_TIMEOUT_S = 8.0
@@ -30,6 +30,7 @@ class Service:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self.held = False  # an old copy: no link until its administrator accepts it (PROTOCOL.md 10.1)
 
     def use(self, dial: Dial) -> None:
         """From now on peers can be called."""
@@ -71,7 +72,7 @@ class Service:
             now = self._clock.monotonic_ms()
             soonest = now + IDLE_LOOK_MS
             for peer in self._host.known():
-                if self._dial is None or peer.state != "accepted" or not peer.addresses:
+                if self._dial is None or self.held or peer.state != "accepted" or not peer.addresses:
                     continue
                 if peer.node in self.links or peer.node in self._dialling:
                     continue
@@ -113,6 +114,11 @@ class Service:
         """Serve a call until it ends."""
         if self._stopping:
             await channel.close("the node is stopping")
+            return
+        if self.held:
+            with suppress(ChannelClosed):
+                await channel.send(wire.encode(wire.Goodbye(HELD, HELD_TEXT)))
+                await channel.close(HELD_TEXT)
             return
         await self._run_link(channel, dialled=False, expect=None)
 
@@ -161,6 +167,15 @@ class Service:
         """The peer called or accepts us (PROTOCOL.md 5.8); one that turns us away is called ever less often."""
         if peer in self.backoffs:
             self.backoffs[peer].reset()
+
+    async def hold(self) -> None:
+        """End every link, and make none until `release`."""
+        self.held = True
+        await asyncio.gather(*(r.finish(HELD, HELD_TEXT) for r in list(self.links.values())))
+
+    def release(self) -> None:
+        self.held = False
+        self.peers_changed()
 
     async def stop(self) -> None:
         """Say goodbye on every link and leave no task behind."""

@@ -135,8 +135,15 @@ class LinkChannel:
 
     async def recv(self) -> Sequence[bytes]:
         """Whole frames, at least one; [] is a clean end, else `ChannelClosed`."""
+        loop, deadline = asyncio.get_running_loop(), None
         while True:
-            message = await self._socket.receive()
+            if self._cutter and deadline is None:
+                deadline = loop.time() + self._cutter.seconds
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await self._socket.receive()
+            except TimeoutError:
+                raise ChannelClosed(f"a frame of {self.remote} took too long to arrive") from None
             if message.type is aiohttp.WSMsgType.BINARY:
                 frames = self._cutter.feed(message.data)
                 most = FRAME_BYTES_MAX if self.trusted else HELLO_BYTES_MAX

@@ -8,9 +8,15 @@ from typing import Annotated, Literal
 import msgspec
 
 from federation.errors import ProtocolError
-from federation.event import Seq, Signed
+from federation.event import HEADER_BYTES_MAX, Seq, Signed
 from federation.identity import ADDRESSES_MAX, Chain, Signature
-from federation.ids import CONVERSATION_ID_BYTES, INCARNATION_BYTES, LOCAL_NAME_CHARS_MAX, NODE_ID_BYTES
+from federation.ids import (
+    CONVERSATION_ID_BYTES,
+    INCARNATION_BYTES,
+    LOCAL_NAME_CHARS_MAX,
+    LOG_KEY_BYTES,
+    NODE_ID_BYTES,
+)
 
 ALPN = "roost-node/1"
 VERSION = 1
@@ -20,11 +26,13 @@ EVENTS_MAX = 256
 RECEIPTS_MAX = 512
 EXCEPTIONS_MAX = 64
 REASON_CHARS_MAX = 200
+RECALLED_MAX = 256  # logs in one recall
 
 Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
 Conversation = Annotated[bytes, msgspec.Meta(min_length=CONVERSATION_ID_BYTES, max_length=CONVERSATION_ID_BYTES)]
 Incarnation = Annotated[bytes, msgspec.Meta(min_length=INCARNATION_BYTES, max_length=INCARNATION_BYTES)]
 NodeId = Annotated[bytes, msgspec.Meta(min_length=NODE_ID_BYTES, max_length=NODE_ID_BYTES)]
+LogKey = Annotated[bytes, msgspec.Meta(min_length=LOG_KEY_BYTES, max_length=LOG_KEY_BYTES)]
 Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
 Local = Annotated[str, msgspec.Meta(max_length=LOCAL_NAME_CHARS_MAX)]
 
@@ -55,10 +63,18 @@ class Hello(Frame, tag="hello", frozen=True):
     to: NodeId | None = None  # the node we meant to reach; none when only an address was known
 
 
+class Newest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Header and signature of an event of the other side: proof that it made it (PROTOCOL.md 10.1)."""
+
+    header: Annotated[bytes, msgspec.Meta(max_length=HEADER_BYTES_MAX)]
+    signature: Signature
+
+
 class Standing(Frame, tag="standing", frozen=True):
     """Third frame each way, and again when it changes: what we hold of the other (PROTOCOL.md 3.4)."""
 
     state: Literal["accepted", "pending", "blocked"]
+    newest: Newest | None = None
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -116,6 +132,22 @@ class Acks(Frame, tag="acks", frozen=True):
     logs: Annotated[tuple[LogAck, ...], msgspec.Meta(min_length=1, max_length=SEGMENTS_MAX)]
 
 
+class Recall(Frame, tag="recall", frozen=True):
+    """A restored node says how far logs are at it, all in a range of log keys (PROTOCOL.md 10.2)."""
+
+    whose: Literal["mine", "yours"]
+    after: Annotated[bytes, msgspec.Meta(max_length=LOG_KEY_BYTES)]  # empty: from the first
+    upto: LogKey
+    logs: Annotated[tuple[tuple[LogKey, Seq], ...], msgspec.Meta(max_length=RECALLED_MAX)]
+
+
+class Recalled(Frame, tag="recalled", frozen=True):
+    """The answer: what was lost is queued again; `lacking` logs of the range had something (PROTOCOL.md 10.2)."""
+
+    upto: LogKey
+    lacking: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+
+
 class Ping(Frame, tag="ping", frozen=True):
     number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 
@@ -151,7 +183,7 @@ class Notices(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     receipts: Annotated[tuple[Receipt, ...], msgspec.Meta(max_length=RECEIPTS_MAX)] = ()
 
 
-AnyFrame = Offer | Hello | Standing | Events | Acks | Ping | Pong | Goodbye
+AnyFrame = Offer | Hello | Standing | Events | Acks | Recall | Recalled | Ping | Pong | Goodbye
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)

@@ -23,6 +23,7 @@ from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
 from node.directory import addresses
 from node.errors import NodeFailed
+from node.hold import accept
 from node.storage import reads
 from node.storage.writer import StoreFailed
 from node.system import token_hash
@@ -67,6 +68,7 @@ async def _status(node: "Node", args: Args) -> Any:
         "node": to_text(node.us.node),
         "link": str(node.link),
         "incarnation": to_text(node.us.incarnation),
+        "held": node.held,
         "users": len(await node.store.read(reads.all_accounts)),
         "clients": sum(len(group) for group in node.sessions.values()),
         "peers": peers,
@@ -184,6 +186,11 @@ async def _why(node: "Node", args: Args) -> Any:
     return msgspec.to_builtins(why)
 
 
+async def _restore_accept(node: "Node", args: Args) -> Any:
+    await accept(node)
+    return {"name": node.us.name, "incarnation": to_text(node.us.incarnation)}
+
+
 Operation = Callable[["Node", Args], Awaitable[Any]]
 OPERATIONS: dict[str, Operation] = {
     "status": _status,
@@ -203,6 +210,7 @@ OPERATIONS: dict[str, Operation] = {
     "peer.accept": _peer_state("accepted"),
     "peer.block": _peer_state("blocked"),
     "peer.remove": _peer_state("removed"),
+    "restore.accept": _restore_accept,
     "why": _why,
     **repair.OPERATIONS,
 }
@@ -230,6 +238,14 @@ class _Request(msgspec.Struct):
     args: Args = {}
 
 
+def read_request(line: bytes) -> _Request:
+    """One line of the socket; `AdminError` for anything else."""
+    try:
+        return msgspec.json.decode(line, type=_Request)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise AdminError("bad_frame", f"not a request: {str(error)[:120]!r}") from None
+
+
 class AdminSocket:
     def __init__(self, node: "Node") -> None:
         self._node = node
@@ -249,13 +265,11 @@ class AdminSocket:
             while line := await reader.readline():
                 answer: dict[str, Any]
                 try:
-                    request = msgspec.json.decode(line, type=_Request)
+                    request = read_request(line)
                     result = await perform(self._node, request.op, request.args)
                     answer = {"ok": True, "result": result}
                 except AdminError as error:
                     answer = {"ok": False, "code": error.code, "message": str(error)}
-                except (msgspec.MsgspecError, ValueError) as error:
-                    answer = {"ok": False, "code": "bad_frame", "message": f"not a request: {error}"}
                 writer.write(msgspec.json.encode(answer) + b"\n")
                 await writer.drain()
         except ConnectionError:

@@ -42,6 +42,7 @@ CODES: dict[str, tuple[bool, str]] = {
     "stale": (True, "what the message was made for has changed; nothing was stored"),
     "mailbox_full": (True, "the recipient's mailbox, or the sender's own, is full until one of their devices fetches"),
     "destination_backlogged": (True, "too much is already waiting for that node"),
+    "held": (False, "the node runs on an old copy of its store until its administrator accepts that; reads go on"),
     "storage_full": (True, "the node's disk is full; reads go on"),
     "damaged": (False, "what the node has stored of this is damaged; its administrator can look with `roost verify`"),
     "busy": (True, "the node is busy or stopping"),

@@ -24,6 +24,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "not UTF-8 text")
         raise ConfigError(f"{path}: {reason}; `roost init` writes a new one") from None
+    return parse(path, text, overrides)
+
+
+def parse(path: Path, text: str, overrides: Sequence[str] = ()) -> Config:
+    """The same of a text; `path` is where it came from."""
     tree, where = _parse(path, text)
     for override in overrides:
         _override(tree, where, override)
@@ -39,8 +44,9 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str]]:
     where: dict[str, str] = {}
     if len(text) > CONFIG_BYTES_MAX:
         raise ConfigError(f"{path}: larger than {CONFIG_BYTES_MAX} bytes; is this a config file?")
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             return {}, where
@@ -53,7 +59,8 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str]]:
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {problem}; quote special signs") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _mapping(loader: Any, path: Path, node: Any, prefix: str, where: dict[str, str]) -> dict[str, Any]:

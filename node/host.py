@@ -1,7 +1,7 @@
 """The node as federation sees it: looks things up, and submits what arrived (`federation.running.Host`)."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,14 @@ from federation.ports import ChannelClosed
 from federation.reach import Reach, may_call, reach_from
 from federation.running import Found, Known, Look
 from node.api import ApiError
+from node.core.context import Context
+from node.core.heal import TakeBack
 from node.core.peers import STRANGERS, MeetPeer
 from node.core.progress import PeerAcked
 from node.core.quarantine import TRIES, Isolate
 from node.core.receive import Receive
 from node.directory import addresses
+from node.healing import Healing
 from node.storage import outgoing
 from node.storage.writer import StoreFailed
 
@@ -35,9 +38,17 @@ TRIED_MAX = 4096
 STRANGERS_MAX = 1024  # nodes that no administrator decided on: a key costs nothing, and `open` ones are called
 
 
-class Host:
-    def __init__(self, store: "Store", directory: "Directory", light: Callable[[bytes, str, int], None]) -> None:
-        self._store, self._directory = store, directory
+class Host(Healing):
+    def __init__(
+        self,
+        store: "Store",
+        context: Context,
+        directory: "Directory",
+        light: Callable[[bytes, str, int], None],
+        hold: Callable[[str, int], Awaitable[None]],
+    ) -> None:
+        super().__init__(store, context, hold)
+        self._directory = directory
         self.light = light
         self._tries: dict[tuple[bytes, int], int] = {}  # of events that could not be processed
         self.failures = 0  # times that happened
@@ -76,6 +87,8 @@ class Host:
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         try:
+            if segment.origin == self._context.node:
+                return await self._take_back(peer, segment)
             return await self._receive(peer, segment)
         except StoreFailed as error:
             raise ChannelClosed(f"the store failed: {error}") from None
@@ -110,6 +123,19 @@ class Host:
         while len(self._tries) > TRIED_MAX:
             del self._tries[next(iter(self._tries))]
         return _later(segment, "failed", reason)
+
+    async def _take_back(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
+        """Our own log, lost here (PROTOCOL.md 10.3): nothing of it is ever refused for good."""
+        try:
+            ack: wire.LogAck = await self._store.submit(TakeBack(peer, segment), later=not segment.members)
+            return ack
+        except ApiError as error:
+            return _later(segment, error.code, error.message)
+        except StoreFailed:
+            raise
+        except Exception as error:
+            log.error("an event of our own cannot be taken back from %s", to_text(peer), exc_info=error)
+            return _later(segment, "failed", f"{type(error).__name__}: {error}")
 
     async def _one_by_one(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         """Find the one: what is before it is taken, what is after it waits."""

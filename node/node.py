@@ -10,16 +10,17 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from federation.identity import NodeLink, origin
+from federation.identity import NodeLink, event_keys, origin
 from federation.ids import CONVERSATION_ID_BYTES, INCARNATION_BYTES, User, direct_conversation, to_text
 from federation.link import Settings, Us
 from federation.memory import pair
 from federation.ports import Channel
 from federation.service import Dial, Service
-from node import api, keys
+from node import api, keys, witness
 from node.api import ApiError
 from node.config import Config
 from node.core import rows
@@ -31,14 +32,15 @@ from node.datadir import lock, open_keys, private
 from node.directory import Directory, conversation_id
 from node.errors import NewerDatabase, NodeDamaged, NodeError, NodeFailed, StoreDamaged, StoreUnusable
 from node.explain import explain
+from node.hold import first_look, hold, keep_watch, quiet, watch
 from node.host import Host
 from node.session import Session
 from node.storage import reads
-from node.storage.first import first_look
 from node.storage.migrate import NewerDatabase as _NewerSchema
 from node.storage.runner import Runner, open_runner, said, store_name
 from node.storage.writer import Store, StoreFailed, malformed
 from node.system import System
+from node.witness import Witness
 
 if TYPE_CHECKING:
     from node.client import Client
@@ -69,6 +71,11 @@ class Node:
         self.store: Store
         self.host: Host
         self.service: Service
+        self.held = ""  # why the store is an old copy that was not accepted yet (`node.hold`)
+        self.changed = asyncio.Event()  # `held` did
+        self.watched: list[Witness | None] = []  # what the witness file says, where one is kept
+        self.context: Context
+        self.life = 0  # number of this start
         self.store_text, self.store_name = "", store_name(config.database_url)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._clients: list[Client] = []
@@ -96,8 +103,11 @@ class Node:
                 ) from None
             node = cls(config, node_keys, system or System(), runner)
             node.authenticate = authenticate
+            node.watched = [witness.read(config.data_path)]
             try:
                 await node.start(None)
+                await watch(node)
+                node.own(keep_watch(node), "witness")
                 if listen:
                     from node.doors import open_doors
 
@@ -111,29 +121,33 @@ class Node:
     async def start(self, dial: Dial | None) -> None:
         """Bring the store up and federation with it. Raises a `NodeError`."""
         try:
-            store_id = await self._runner.write(lambda c: first_look(c, self.us.node, self.system.random))
+            begun = await self._runner.write(partial(first_look, self))
         except _NewerSchema as error:
             raise NewerDatabase(f"the store {self.store_name}: {error}; install the newer version") from None
         except Exception as error:
             if malformed(error):
                 raise StoreDamaged(f"the store {self.store_name} is damaged: {said(error)}") from error
             raise StoreUnusable(f"the store {self.store_name} cannot be opened: {said(error)}") from error
-        self.store_text = to_text(store_id)
-        context = Context(
-            self.us.node, self.us.name, self.us.key, self.us.incarnation, store_id,
+        self.store_text, self.life = to_text(begun.store), begun.life
+        self.context = context = Context(
+            self.us.node, self.us.name, self.us.key, self.us.incarnation, begun.store,
             self.config.limits.mailbox_messages, self.config.federation.policy,
             self.config.limits.waiting_per_peer_events, self.config.limits.message_bytes,
         )  # fmt: skip
         self.store = Store(
             self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed
         )
+        context.keys, context.restored = event_keys(self.us.chain), begun.restored
         context.last_stamp = await self.store.read(reads.newest_stamp)
         self.directory.load(await self.store.read(reads.all_peers))
-        self.host = Host(self.store, self.directory, self._light)
+        self.host = Host(self.store, context, self.directory, self._light, partial(hold, self))
         link = self.config.link
         settings = Settings(link.ping_ms, link.dead_after_ms, link.window_events, link.window_bytes)
         self.service = Service(self.us, self.host, self.system, dial, settings, link.backoff_cap_ms)
         self._store_task = self.own(self.store.run(), "store")
+        if begun.held:
+            quiet(self, begun.held)
+            self.service.held = True
 
     def own(self, work: "Any", name: str) -> "asyncio.Task[Any]":
         """Run a task for as long as the node lives; its failure is the node's."""
@@ -204,6 +218,8 @@ class Node:
         if hasattr(self, "_store_task"):
             self.store.stop()
             await asyncio.gather(self._store_task, return_exceptions=True)
+            if not self.failed.done():
+                await watch(self)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -30,6 +30,8 @@ class Context:
         self.policy = policy
         self.waiting_max = waiting_max  # events that may wait for one peer
         self.message_bytes_max = message_bytes_max  # in one body of our own users
+        self.keys: tuple[bytes, ...] = (key.public,)  # that sign or signed for this node
+        self.restored = 0  # stamp of the last restore of the store from an old copy (PROTOCOL.md 10.1)
         self.now_ms = 0
         self.last_stamp = 0
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from federation.identity import decode_chain, replaces
 from federation.ids import NODE_ID_BYTES, from_text
@@ -22,6 +23,7 @@ class ChangePeer:
     name: str = ""
     addresses: tuple[str, ...] = ()
     taken: bytes | None = None
+    while_held: ClassVar = True
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Peer, (self.node,)

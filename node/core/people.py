@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from federation.errors import AddressError
 from federation.ids import check_local_name
@@ -56,6 +56,7 @@ class ChangeAccount:
     password: str | None = None
     display_name: str | None = None
     requests: str | None = None
+    while_held: ClassVar = True
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Account, (self.local,)
@@ -149,6 +150,7 @@ class AddInvite:
 @dataclass(frozen=True, slots=True)
 class RevokeInvite:
     code_hash: bytes
+    while_held: ClassVar = True
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Invite, (self.code_hash,)

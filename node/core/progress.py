@@ -192,6 +192,10 @@ class PeerAcked:
         if acked != outbound.acked:
             view.put(outbound._replace(acked=acked))
             log.waits(view, self.peer, outbound.acked - acked)
+        if head.origin != context.node:  # it was restored, and has its own log again (PROTOCOL.md 10.3)
+            if acked == outbound.head:
+                view.delete(outbound)
+            return acked
         refused = [v for v in self.ack.verdicts if v.verdict == "refused" and v.seq <= acked]
         there = [m for m in log.members(conversation) if m.node == self.peer and conversation.kind == "direct"]
         view.want(

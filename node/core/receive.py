@@ -23,6 +23,7 @@ from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.core import log, rows
 from node.core.context import FUTURE_MS_MAX, Context
 from node.core.damage import LOST, refused_place
+from node.core.heal import waits_for_home
 from node.core.progress import receipts_arrived, want_receipts
 from node.core.view import Key, View
 
@@ -50,13 +51,6 @@ class Refuse(Exception):
         self.code, self.reason = code, reason
 
 
-def show_gap(view: View, segment: Segment, key: bytes, seq: int, local: str) -> None:
-    """Tell the local member that a message is missing: a place in the mailbox, and nothing to show there."""
-    standing = view.get(rows.Standing, segment.conversation, local) if local else None
-    if standing is not None and standing.state != "declined":
-        log.place(view, local, key, seq)
-
-
 class Later(Refuse):
     """Not now: this log pauses, and it is offered again (PROTOCOL.md 5.4)."""
 
@@ -79,6 +73,8 @@ class Receive:
         yield rows.Peer, (self.peer,)
         yield rows.LogHead, (self._log.key,)
         yield rows.Conversation, (self.segment.conversation,)
+        if context.restored:
+            yield rows.Heal, (self.peer,)
         if local := self._local(context):
             yield rows.Account, (local,)
             yield rows.Mailbox, (local,)
@@ -90,6 +86,9 @@ class Receive:
         verdicts: list[Verdict] = []
         if peer is None or peer.state not in ("accepted", "open"):
             verdicts.append(Verdict(self.segment.first, "later", "not_accepted", "not accepted here yet"))
+            return self._ack(view, verdicts)
+        if waits_for_home(view, context, self.peer):
+            verdicts.append(Verdict(self.segment.first, "later", "restoring", "restored: its own logs come home first"))
             return self._ack(view, verdicts)
         self._want(view, context)
         keys = _keys(peer.chain)
@@ -104,7 +103,9 @@ class Receive:
                 if seq > known + 1:
                     raise Later("gap", f"have {known}, was offered {seq}")
                 if is_lost(signed):
-                    raise Refuse(LOST, "its node has lost this event")
+                    log.lose(view, context, self._log, seq, signed, self._local(context))
+                    verdicts.append(Verdict(seq, "refused", LOST, "its node has lost this event"))
+                    continue
                 event = self._check(view, context, signed, seq, head, keys)
                 self._take(view, context, event, peer)
             except Later as error:
@@ -171,7 +172,8 @@ class Receive:
             self._notices(view, context, event)
             return
         me, local = User(self.peer, header.sender), self._local(context)
-        if not local or direct_conversation(me, User(context.node, local)) != header.conversation:
+        both = tuple(sorted((me, User(context.node, local))))
+        if not local or self.segment.members != both or direct_conversation(*both) != header.conversation:
             raise Refuse("not_member", "the sender is not a member of this conversation")
         account = view.get(rows.Account, local)
         if account is None or account.state == "deleted":
@@ -198,7 +200,8 @@ class Receive:
 
     def _notices(self, view: View, context: Context, event: Event) -> None:
         header = event.header
-        if header.conversation != notice_conversation(context.node, self.peer) or header.sender:
+        own = notice_conversation(context.node, self.peer)
+        if header.conversation != own or header.sender or self.segment.members:
             raise Refuse("not_member", "notices travel only in the two nodes' own conversation")
         notices = decode_notices(event.signed.body or b"")
         receipts_arrived(view, context, self.peer, notices.receipts)
@@ -212,7 +215,6 @@ class Receive:
             stamp = 0
         event = event_id(signed.header)
         head = view.get(rows.LogHead, self._log.key)
-        stamp = head.stamp if code == LOST and head else stamp  # right behind the one before it
         place = refused_place(self._log.key, seq, event)
         view.put(
             rows.StoredEvent(
@@ -220,10 +222,7 @@ class Receive:
                 signed.header, signed.signature, None, context.now_ms, 0, code,
             )
         )  # fmt: skip
-        event = signed.header if code == LOST else event
         view.put(rows.LogHead(self._log.key, *self._log, seq, event, head.stamp if head else 0))
-        if code == LOST:
-            show_gap(view, self.segment, self._log.key, seq, self._local(context))
 
     def _lies(self, signed: Signed, seq: int, keys: tuple[bytes, ...]) -> bool:
         """Whether the origin really signed this for the same number of the same log."""

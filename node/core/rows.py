@@ -205,6 +205,14 @@ class Evidence(NamedTuple):
     at_ms: int
 
 
+class Heal(NamedTuple):
+    """How far a restored node is with getting back from a peer what was lost."""
+
+    peer: bytes
+    restored: int  # stamp of the restore that it is about
+    phase: int  # of `node.core.heal`
+
+
 class Quarantine(NamedTuple):
     """An event of a peer that could not be processed, whole, for an administrator (PROTOCOL.md 4.14)."""
 
@@ -230,6 +238,6 @@ KEYS: dict[type, int] = {
     Meta: 1, Account: 1, Device: 1, Invite: 1, Peer: 1, Conversation: 1, Standing: 2, LogHead: 1, OwnLog: 1,
     StoredEvent: 2,
     SentKey: 2, Mailbox: 1, Item: 2, Fact: 2, Outbound: 2, Destination: 1, Receipt: 3, Failed: 4, Evidence: 1,
-    Quarantine: 2, QuarantineSize: 1,
+    Quarantine: 2, QuarantineSize: 1, Heal: 1,
 }  # fmt: skip
 ONCE: frozenset[type] = frozenset({StoredEvent, SentKey, Item})

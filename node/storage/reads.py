@@ -1,5 +1,6 @@
 """What sessions, links and administrators look up: plain functions of a connection that return rows."""
 
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select
@@ -9,7 +10,7 @@ from federation.event import peek_header
 from federation.ids import User
 from node.api import ApiError
 from node.core import rows
-from node.core.damage import NUMBER_MAX, REFUSALS, STAMP_MAX
+from node.core.damage import NUMBER_MAX, REFUSALS, STAMP_MAX, is_stamp
 from node.storage.damaged import Broken as Broken
 from node.storage.damaged import Placed as Placed
 from node.storage.damaged import each, gaps, made, placed
@@ -42,19 +43,20 @@ def meta(connection: Connection, name: str) -> bytes | None:
 def newest_stamp(connection: Connection) -> int:
     """Where our clock goes on. A log's stamp is at most its newest event's: a damaged one must not end all sending."""
     query = (
-        select(logs.c.stamp, events.c.header)
-        .join(events, and_(events.c.log == logs.c.log, events.c.seq == logs.c.seq))
-        .where(logs.c.stamp.between(0, STAMP_MAX))
-        .order_by(logs.c.stamp.desc())
+        select(logs.c.stamp, events.c.header, events.c.stamp)
+        .outerjoin(events, and_(events.c.log == logs.c.log, events.c.seq == logs.c.seq))
+        .order_by(logs.c.stamp.desc().nulls_first())
     )
+    best = 0
     with connection.execute(query) as found:
-        for stamp, header in found:
-            try:
-                if stamp <= peek_header(header).stamp:
-                    return int(stamp)
-            except (ProtocolError, TypeError):
-                continue
-    return 0
+        for stamp, header, column in found:
+            said = [column] if is_stamp(column) else []
+            with suppress(ProtocolError, TypeError):
+                said.append(peek_header(header).stamp)
+            if is_stamp(stamp) and (not said or stamp <= max(said)):
+                return max(best, int(stamp))
+            best = max(best, min(said, default=0))
+    return best
 
 
 def account(connection: Connection, local: str) -> rows.Account | None:
@@ -85,6 +87,10 @@ def all_invites(connection: Connection) -> list[rows.Invite]:
 
 def all_peers(connection: Connection) -> list[rows.Peer]:
     return _all(connection, rows.Peer, order=peers.c.node)
+
+
+def heal(connection: Connection, peer: bytes) -> rows.Heal | None:
+    return _one(connection, rows.Heal, TABLES[rows.Heal].c.peer == peer)  # type: ignore[no-any-return]
 
 
 def mailbox(connection: Connection, local: str) -> rows.Mailbox:

@@ -39,6 +39,7 @@ NAMES: dict[type, str] = {
     rows.Receipt: "receipts",
     rows.Failed: "failures",
     rows.Evidence: "evidence",
+    rows.Heal: "heals",
     rows.Quarantine: "quarantine",
     rows.QuarantineSize: "quarantine_sizes",
 }
@@ -79,6 +80,7 @@ Index("devices_by_token", devices.c.token_hash, unique=True)
 Index("devices_by_local", devices.c.local)
 Index("standings_by_local", standings.c.local)
 Index("logs_by_conversation", logs.c.conversation)
+Index("logs_by_origin", logs.c.origin)
 # Many may have no name here: strangers that call themselves what is taken.
 Index(
     "peers_name", TABLES[rows.Peer].c.name, unique=True, sqlite_where=text("name <> ''"),

@@ -59,6 +59,8 @@ class Store:
         self._wake = asyncio.Event()
         self._stopping = False
         self._failed: BaseException | None = None
+        self._alone: deque[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = deque()
+        self.refuse: ApiError | None = None  # what everyone is told whose command does not say `while_held`
         self.commits = self.commands = 0
         self.damaged: dict[str, int] = {}  # reads of damaged rows, by table
 
@@ -73,6 +75,8 @@ class Store:
             future.set_exception(StoreFailed(said(self._failed)))
         elif self._stopping or self.waiting >= WAITING_MAX:
             future.set_exception(ApiError("busy", "the node is stopping" if self._stopping else "too much is waiting"))
+        elif self.refuse is not None and not getattr(command, "while_held", False):
+            future.set_exception(self.refuse)
         elif later:
             self._later.append((command, future))
             if self._timer is None:
@@ -81,6 +85,15 @@ class Store:
             self._waiting.append((command, future))
             self._wake.set()
         return future
+
+    async def alone(self, work: Callable[[Connection], T]) -> T:
+        """Run a write of the administrator's between two batches, in a transaction of its own."""
+        if self._failed is not None:
+            raise StoreFailed(said(self._failed))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._alone.append((work, future))
+        self._wake.set()
+        return await future
 
     def _ripe(self) -> None:
         self._due = True
@@ -115,17 +128,29 @@ class Store:
     async def run(self) -> None:
         """The writer's task; ends after `stop` when nothing waits."""
         while True:
-            while not self._waiting and not (self._later and (self._due or self._stopping)):
+            while self._alone:
+                await self._run_alone(*self._alone.popleft())
+            while not self._waiting and not self._alone and not (self._later and (self._due or self._stopping)):
                 if self._stopping:
                     return
                 self._wake.clear()
                 await self._wake.wait()
             group = self._group()
+            if not group:
+                continue
             try:
                 await self._commit(group)
             except BaseException as error:
                 self._fail(error, group)
                 raise
+
+    async def _run_alone(self, work: Callable[[Connection], Any], future: "asyncio.Future[Any]") -> None:
+        try:
+            outcome = await self._runner.write(work)
+        except Exception as error:
+            outcome = StoreFailed(said(error))
+        self._hot.forget()  # it changed rows that no view knows of
+        _settle(future, outcome)
 
     def _group(self) -> "list[tuple[Command, asyncio.Future[Outcome]]]":
         if self._timer is not None:
@@ -181,7 +206,7 @@ class Store:
         self._failed = error
         reason = StoreFailed(said(error))
         reason.__cause__ = error
-        for _, future in [*group, *self._waiting, *self._later]:
+        for _, future in [*group, *self._waiting, *self._later, *self._alone]:
             _settle(future, reason)
         self._waiting.clear()
         self._later.clear()

@@ -8,7 +8,7 @@ async with served(node) as open_door:                      # every door of the n
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -197,11 +197,8 @@ async def client(channel: Channel, text: bool = False, token: str = "", **more: 
     return made
 
 
-def frames(data: bytes) -> Sequence[bytes]:
-    """The frames of a byte stream (PROTOCOL.md 5.1)."""
-    found = []
-    while data:
-        size = int.from_bytes(data[:4], "big")
-        found.append(data[4 : 4 + size])
-        data = data[4 + size :]
-    return found
+async def drain(channel: Channel) -> None:
+    """Read until the end; raises `ChannelClosed` where it is not a clean one."""
+    async with asyncio.timeout(WAIT_S):
+        while await channel.recv():
+            pass

@@ -195,6 +195,11 @@ LINK: dict[type, dict[str, Callable[[Peer, Node], Any]]] = {
     wire.Standing: {"": lambda p, n: wire.Standing("accepted")},
     wire.Events: {"": _events},
     wire.Acks: {"": _acks},
+    wire.Recall: {
+        "mine": lambda p, n: wire.Recall("mine", b"", bytes(16), ()),
+        "yours": lambda p, n: wire.Recall("yours", b"", bytes(16), ()),
+    },
+    wire.Recalled: {"unasked": lambda p, n: wire.Recalled(bytes(16), 0)},
     wire.Ping: {"": lambda p, n: wire.Ping(1)},
     wire.Pong: {"": lambda p, n: wire.Pong(1)},
     wire.Goodbye: {"": lambda p, n: wire.Goodbye("restart")},
@@ -244,6 +249,8 @@ ADMIN: dict[str, dict[str, Any]] = {
     "user.disable": {"name": "?"}, "user.enable": {"name": "?"}, "user.delete": {"name": "?"},
     "invite.revoke": {"id": "?"}, "peer.add": {"link": "?"}, "peer.accept": {"node": "known.test"},
     "peer.block": {"node": "known.test"}, "peer.remove": {"node": "known.test"}, "why": {"event": "?"},
+    "restore.accept": {}, "verify": {}, "quarantine.list": {}, "quarantine.replay": {"id": "?"},
+    "quarantine.drop": {"id": "?"},
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from federation.identity import Identity, NodeKey, check_chain, new_chain
 from federation.ids import Log
 from federation.link import Link, Met, Output, Send, Settings, Standing, Us
 from federation.ports import Channel, ChannelClosed
-from federation.running import Found, Known, Look
+from federation.running import Ask, Found, Known, Look
 from federation.service import Service
 
 CAP_MS = 60_000
@@ -63,6 +63,14 @@ class Host:
         self.changed = asyncio.Event()
         self.may_commit_acks = asyncio.Event()
         self.may_commit_acks.set()
+        self.held_of: dict[bytes, wire.Newest] = {}
+        self.shown_to: list[wire.Newest] = []
+        self.may_look = asyncio.Event()
+        self.may_look.set()
+        self.well = True
+        self.recalls: list[wire.Recall] = []
+        self.to_ask: list[wire.Recall] = []
+        self.answers: list[wire.Recalled] = []
 
     def known(self) -> Sequence[Known]:
         return list(self.peers.values())
@@ -96,6 +104,28 @@ class Host:
         self.acks[Log(ack.conversation, ack.origin, ack.incarnation)] = ack.seq
         self.changed.set()
         return ack.seq
+
+    async def newest(self, peer: bytes) -> wire.Newest | None:
+        return self.held_of.get(peer)
+
+    async def shown(self, peer: bytes, newest: wire.Newest) -> bool:
+        self.shown_to.append(newest)
+        await self.may_look.wait()
+        return self.well
+
+    def restored(self) -> bool:
+        return bool(self.to_ask)
+
+    async def recalled(self, peer: bytes, recall: wire.Recall) -> wire.Recalled:
+        self.recalls.append(recall)
+        for log in self.acks:
+            self.acks[log] = 0
+        return wire.Recalled(recall.upto, len(self.acks))
+
+    async def heal(self, peer: bytes, ask: Ask) -> None:
+        for recall in self.to_ask:
+            self.answers.append(await ask(recall))
+            self.changed.set()
 
     def light(self, peer: bytes, state: str, since_ms: int) -> None:
         self.lights.append((peer, state))
@@ -576,6 +606,80 @@ async def test_stopping_does_not_wait_for_a_peer_that_does_not_read() -> None:
         await unread(net, a)
         async with asyncio.timeout(WAIT_S):
             await a.service.stop()
+
+
+def newest(node: Node) -> wire.Newest:
+    return wire.Newest(b"a header of " + node.us.name.encode(), bytes(64))
+
+
+async def test_nothing_flows_before_what_the_other_side_shows_was_looked_at() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    b.host.held_of[a.id] = newest(a)
+    a.host.logs[log_of(a)] = events(1)
+    a.host.may_look.clear()
+    async with running(net):
+        await b.host.until(lambda: b.service.links.get(a.id))
+        await quiet()
+        assert a.host.shown_to == [newest(a)]
+        assert (b.host.received, a.up(b)) == ([], False)
+        a.host.may_look.set()
+        await a.host.until(lambda: a.host.acks.get(log_of(a)) == 1)
+
+
+async def test_a_node_that_is_an_old_copy_ends_the_link_and_says_why() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    b.host.held_of[a.id] = newest(a)
+    a.host.well = False
+    async with running(net):
+        await b.host.until(lambda: "down" in [state for _, state in b.host.lights])
+        await quiet()
+        assert not a.service.links
+        assert not a.up(b)
+    assert "up" not in [state for _, state in a.host.lights]
+
+
+async def test_a_held_node_neither_calls_nor_answers_until_it_is_released() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a)
+    async with running(net):
+        await a.until_up(b)
+        await a.service.hold()
+        await quiet()
+        assert not a.service.links
+        assert "old copy" in b.service.backoffs[a.id].reason
+        calls = len(net.pairs)
+        b.service.peers_changed()
+        await b.host.until(lambda: len(net.pairs) > calls and not b.service.links and net.serving == 0)
+        assert not a.service.links
+        a.service.release()
+        await a.until_up(b)
+
+
+async def test_a_recall_is_answered_and_what_was_acknowledged_goes_out_again() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    a.host.logs[log_of(a)] = events(2)
+    async with running(net):
+        await a.host.until(lambda: a.host.acks.get(log_of(a)) == 2)
+    b.host.to_ask = [wire.Recall("mine", b"", bytes(16), ()), wire.Recall("yours", bytes(16), b"\xff" * 16, ())]
+    again = Net()
+    a2, b2 = again.node(a.us), again.node(b.us)
+    a2.host, a2.service._host, b2.host, b2.service._host = a.host, a.host, b.host, b.host
+    async with running(again):
+        await b.host.until(lambda: len(b.host.answers) == 2)
+        await b.host.until(lambda: len(b.host.received) >= 4)
+    assert a.host.recalls == b.host.to_ask
+    assert b.host.answers == [wire.Recalled(bytes(16), 1), wire.Recalled(b"\xff" * 16, 1)]
 
 
 async def test_another_node_at_one_address_does_not_hide_the_next() -> None:

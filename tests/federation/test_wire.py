@@ -176,6 +176,13 @@ BEYOND: dict[str, wire.AnyFrame] = {
     "genesis": replace(hello, chain=replace(v.BORN, genesis=bytes(257))),
     "rotation 0": replace(hello, chain=replace(v.BORN, rotations=(Rotation(0, v.b(1), "signing", v.b(1, 64)),))),
     "standing": wire.Standing("friends"),  # type: ignore[arg-type]
+    "newest": wire.Standing("accepted", wire.Newest(bytes(8193), v.b(1, 64))),
+    "newest signature": wire.Standing("accepted", wire.Newest(b"", v.b(1, 63))),
+    "whose": wire.Recall("theirs", b"", v.b(1, 16), ()),  # type: ignore[arg-type]
+    "after": wire.Recall("mine", v.b(1, 17), v.b(1, 16), ()),
+    "upto": wire.Recall("mine", b"", v.b(1, 15), ()),
+    "recall 0": wire.Recall("mine", b"", v.b(1, 16), ((v.b(1, 16), 0),)),
+    "recalled logs": wire.Recall("mine", b"", v.b(1, 16), ((v.b(1, 16), 1),) * (wire.RECALLED_MAX + 1)),
     "no segments": wire.Events(()),
     "segments": wire.Events((segment,) * (wire.SEGMENTS_MAX + 1)),
     "no events": wire.Events((replace(segment, events=()),)),

@@ -73,9 +73,11 @@ NOTICES = wire.Notices((RECEIPT,))
 FRAMES: dict[str, wire.AnyFrame] = {
     "offer": wire.Offer(1, 1, b(15)),
     "hello": wire.Hello(ROTATED, "lab.example", b(6, 16), "client", PROOF, LINK.addresses, OTHER),
-    "standing": wire.Standing("pending"),
+    "standing": wire.Standing("accepted", wire.Newest(EVENT.signed.header, EVENT.signed.signature)),
     "events": wire.Events((wire.Segment(TALK, NODE, b(6, 16), 1, tuple(sorted((ALICE, BOB))), (EVENT.signed,)),)),
     "acks": wire.Acks((wire.LogAck(TALK, NODE, b(6, 16), 2, (wire.Verdict(2, "refused", "declined", "no"),)),)),
+    "recall": wire.Recall("mine", b"", b(255, 16), ((Log(TALK, NODE, b(6, 16)).key, 7),)),
+    "recalled": wire.Recalled(b(255, 16), 1),
     "ping": wire.Ping(300),
     "pong": wire.Pong(0),
     "goodbye": wire.Goodbye("restart", "back soon"),

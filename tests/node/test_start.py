@@ -98,7 +98,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         pass
     for file in (tmp_path / "a.test").glob("roost.db*"):
         file.write_bytes(b"this is not a database" * 1000)
-    with pytest.raises(StoreUnusable, match="cannot be opened"):
+    with pytest.raises(StoreUnusable, match="is damaged"):
         async with Node.open(config(tmp_path)):
             pass
 
@@ -216,5 +216,5 @@ async def test_what_people_wrote_is_private_in_a_folder_that_was_there(tmp_path:
     async with Node.open(settings) as node:
         await node.create_user("alice")
         assert {file.name: file.stat().st_mode & 0o077 for file in settings.data_path.iterdir()} == dict.fromkeys(
-            ("node.key", "lock", "admin.sock", "roost.db", "roost.db-wal", "roost.db-shm"), 0
+            ("node.key", "lock", "admin.sock", "roost.db", "roost.db-wal", "roost.db-shm", "witness.json"), 0
         )
