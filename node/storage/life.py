@@ -8,6 +8,7 @@ from federation.identity import SIGNATURE_BYTES
 from federation.wire import Newest
 from node.core import rows
 from node.core.heal import HELD, HELD_STAMP
+from node.storage.damaged import made, rebuilt
 from node.storage.reads import meta, newest_stamp
 from node.storage.schema import TABLES
 from node.witness import Witness, judge
@@ -110,7 +111,11 @@ def newest(connection: Connection, origin: bytes) -> Newest | None:
 
 
 def log_seq(connection: Connection, log: bytes) -> int:
-    return int(connection.execute(select(logs.c.seq).where(logs.c.log == log)).scalar() or 0)
+    found = connection.execute(select(logs).where(logs.c.log == log)).first()
+    head = made(rows.LogHead, found) if found is not None else None
+    if head is None:  # lost or damaged, which is not yet an older copy: its events say how far it is
+        head = rebuilt(connection, rows.LogHead, (log,))  # type: ignore[assignment]
+    return head.seq if head is not None else 0
 
 
 Marks = list[tuple[bytes, int]]  # log keys, ascending, and a number in each

@@ -21,6 +21,7 @@ accounts, devices, invites, peers = (TABLES[r] for r in (rows.Account, rows.Devi
 events, logs, items, facts = (TABLES[r] for r in (rows.StoredEvent, rows.LogHead, rows.Item, rows.Fact))
 outbound, receipts, failures = (TABLES[r] for r in (rows.Outbound, rows.Receipt, rows.Failed))
 conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, rows.Standing, rows.Mailbox))
+STAMP_AHEAD_MAX = 86_400_000 << 16  # a day: of a stamp that nothing speaks for
 MARKS_MAX = 3000  # read marks on a page of conversations
 MESSAGE_BYTES = 1000  # at most what a message takes in JSON beside its body
 
@@ -45,18 +46,21 @@ def newest_stamp(connection: Connection) -> int:
     query = (
         select(logs.c.stamp, events.c.header, events.c.stamp)
         .outerjoin(events, and_(events.c.log == logs.c.log, events.c.seq == logs.c.seq))
-        .order_by(logs.c.stamp.desc().nulls_first())
+        .order_by(logs.c.stamp.between(0, STAMP_MAX).asc().nulls_first(), logs.c.stamp.desc())
     )
-    best = 0
+    best, unsure = 0, list[int]()  # of the latter the events are not here
     with connection.execute(query) as found:
         for stamp, header, column in found:
             said = [column] if is_stamp(column) else []
             with suppress(ProtocolError, TypeError):
                 said.append(peek_header(header).stamp)
-            if is_stamp(stamp) and (not said or stamp <= max(said)):
-                return max(best, int(stamp))
+            if is_stamp(stamp) and not said:
+                unsure.append(stamp)
+            elif is_stamp(stamp) and stamp <= max(said):
+                best = max(best, stamp)
+                break
             best = max(best, min(said, default=0))
-    return best
+    return max([best, *(stamp for stamp in unsure if stamp <= best + STAMP_AHEAD_MAX)])
 
 
 def account(connection: Connection, local: str) -> rows.Account | None:

@@ -4,6 +4,7 @@ The cases come from the tables, so that a new one is covered by itself.
 """
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -217,6 +218,7 @@ class Scene:
         await alice.message(b"after " + case.encode())
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("row", list(NAMES), ids=lambda row: NAMES[row])
 async def test_a_damaged_row_of_any_table_stops_nothing(
     tmp_path: Path, row: type, monkeypatch: pytest.MonkeyPatch
@@ -227,8 +229,9 @@ async def test_a_damaged_row_of_any_table_stops_nothing(
     failures: list[str] = []
     await scene.begin()
     tried = 0
-    for column in row.__annotations__:
-        for kind, change in KINDS.items():
+    every = os.environ.get("CI") == "true"  # else two kinds of damage for each column, which takes half the time
+    for place, column in enumerate(row.__annotations__):
+        for kind, change in list(KINDS.items())[0 if every else place % 2 :: 1 if every else 2]:
             case = f"{table}.{column} {kind}"
             scene.again()
             if not damage(scene.database, table, column, change, scene.spared):
