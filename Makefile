@@ -9,9 +9,10 @@ TRACE ?=
 WORKERS ?= 2
 PEERS ?= ../shared/bench/peers
 WORKS ?= W1a,W1b,W2a,W2b,W5,W6,W7
+TABLE := .venv/faults.tsv
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help venv demo run test test-long check format fuzz sim bench bench-peers lock schema clean
+.PHONY: help venv demo run test test-long faults check format fuzz sim bench bench-peers lock schema clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -36,6 +37,11 @@ test: venv  ## all tests
 
 test-long: venv  ## more seeds, more fuzz
 	SEEDS=5000 $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
+
+faults: venv  ## crashes, disks, clocks: every round of every case, and a table of them
+	@rm -f $(TABLE)
+	FAULTS=all FAULTS_TABLE=$(TABLE) $(BIN)/python -m pytest -q -n $(WORKERS) tests/faults; code=$$?; \
+		$(BIN)/python -m tests.faults.table $(TABLE); exit $$code
 
 check: venv  ## format, lint, types, imports, tidiness, purity
 	$(BIN)/ruff format --check .

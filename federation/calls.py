@@ -21,6 +21,10 @@ class Caller:
         self._quic, self._tcp = quic, tcp
         self._by_tcp: dict[str, None] = {}  # a set in order
 
+    def __len__(self) -> int:
+        """Addresses that it remembers."""
+        return len(self._by_tcp)
+
     async def dial(self, address: str, timeout: float) -> Channel:
         """A channel, with `timeout` seconds for each way; else `ChannelClosed` says what became of both."""
         known = address in self._by_tcp

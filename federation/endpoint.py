@@ -107,8 +107,10 @@ class Counters:
     accepted: int  # inbound channels
     refused: int  # inbound connections unanswered or ended at a bound, or dropped at the half-open deadline
     half_open: int  # inbound connections without a channel, now
+    crowded: int  # of the refused, those whose address had its share of half-open connections
     retried: int  # strangers who were asked to prove their address first
     resets: int  # datagrams of forgotten connections that were answered
+    resets_refused: int  # and those that were not: too many in one second
     bytes_received: int
     bytes_sent: int
 
@@ -130,7 +132,7 @@ class Endpoint(Dialer):
         self._half_open: dict[Connection, asyncio.TimerHandle] = {}
         self._proved: dict[Connection, bytes] = {}  # those of them that passed a Retry, and where they are
         self._accepts: set[asyncio.Task[None]] = set()
-        self._accepted = self._refused = self._retried = self._resets = 0
+        self._accepted = self._refused = self._crowded = self._retried = self._resets = self._resets_refused = 0
         self._second = self._noise = self._answered = 0  # of the current second
 
     @classmethod
@@ -165,12 +167,27 @@ class Endpoint(Dialer):
         """The UDP port we listen on and dial from."""
         return int(next(iter(self._sockets.values())).getsockname()[1])
 
+    def served(self, alpn: str) -> int:
+        """Inbound channels of a protocol, now."""
+        return self._served[alpn]
+
     @property
     def counters(self) -> Counters:
         return Counters(
-            self._accepted, self._refused, len(self._half_open), self._retried, self._resets,
+            self._accepted, self._refused, len(self._half_open), self._crowded, self._retried, self._resets,
+            self._resets_refused,
             self.bytes_received, self.bytes_sent,
         )  # fmt: skip
+
+    @property
+    def of_one_origin(self) -> int:
+        """The most half-open connections of one address that proved itself, now."""
+        return max(Counter(self._proved.values()).values(), default=0)
+
+    @property
+    def resets_now(self) -> int:
+        """Datagrams of forgotten connections answered in this second."""
+        return self._this_second()._answered
 
     async def close(self) -> None:
         """Close every channel (at most DRAIN_S), end the accept tasks, release the socket."""
@@ -256,9 +273,10 @@ class Endpoint(Dialer):
             self._retried += 1
             self._send_retry(header, addr)
             return
-        crowded = where and list(self._proved.values()).count(where) >= HALF_OPEN_PER_ORIGIN_MAX
+        crowded = where != b"" and list(self._proved.values()).count(where) >= HALF_OPEN_PER_ORIGIN_MAX
         if crowded or len(self._half_open) >= HALF_OPEN_MAX:
             self._refused += 1
+            self._crowded += crowded
             return
         config = configuration(is_client=False, alpns=list(self._bounds), idle_s=self._idle_s)
         config.certificate, config.private_key = self._tls.certificate, self._tls.key
@@ -306,7 +324,9 @@ class Endpoint(Dialer):
         cid = data[1 : 1 + CID_BYTES]
         if size < RESET_BYTES_MIN or not data[0] & 0x40 or cid[0] != self._worker:
             return
-        if self._this_second()._answered < RESETS_PER_S_MAX:
+        if self._this_second()._answered >= RESETS_PER_S_MAX:
+            self._resets_refused += 1
+        else:
             self._answered += 1
             self._resets += 1
             head = bytearray(os.urandom(size - RESET_TOKEN_BYTES))

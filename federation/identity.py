@@ -6,7 +6,7 @@ peer has put together.
 
 import hashlib
 import re
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -221,10 +221,17 @@ class NodeLink(NamedTuple):
             ) from None
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(IPv6Address(text))
+    except ValueError:
+        return False
+
+
 def split_host_port(text: str) -> tuple[str, int]:
     """`host:port` or `[v6]:port` in parts; `AddressError` otherwise (PROTOCOL.md 2.4)."""
     match = _HOST_PORT.fullmatch(text)
-    if match is None or int(match["port"]) > 65535:
+    if match is None or int(match["port"]) > 65535 or not (match["host"] or _is_ipv6(match["v6"])):
         raise AddressError(f"{text[:80]!r} is not HOST:PORT, for example 192.0.2.7:7701")
     return match["host"] or match["v6"], int(match["port"])
 

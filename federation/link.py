@@ -15,6 +15,7 @@ from federation.ports import FRAME_BYTES_MAX, Binding
 
 HELLO_DEADLINE_MS = 10_000
 LATER_MS = 30_000  # how long a log that was told `later` rests
+RESTING_MAX = 4096  # logs that do at once; then nothing is sent until one may go on
 EVENT_BYTES = 100  # at most what an event takes on the wire beside header and body
 SEGMENT_BYTES = 400  # the same of a segment beside its events
 
@@ -224,7 +225,14 @@ class Link:
     # --- sending ------------------------------------------------------------------------------------------------------
     def room(self) -> int:
         """How many more events may be on their way (PROTOCOL.md 5.5)."""
-        return 0 if not self.space() or not self.up else max(0, self._settings.window_events - self._events)
+        if not self.space() or not self.up or len(self.paused) >= RESTING_MAX:
+            return 0
+        return max(0, self._settings.window_events - self._events)
+
+    @property
+    def on_the_way(self) -> int:
+        """Events sent and not acknowledged."""
+        return self._events
 
     def space(self) -> int:
         """The same in bytes; one segment may go over it."""

@@ -99,7 +99,7 @@ class Connection:
 
     def forgotten(self) -> None:
         """The other side does not know this connection any more; it gets no answer (RFC 9000 section 10.3.1)."""
-        if self.closed is None:
+        if self.closed is None and self.quic.ending is None:  # else it said why
             self._end("the other side has forgotten this connection: it was restarted", quiet=True)
 
     def _guard(self, step: Callable[..., None], *args: object) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import NamedTuple, Protocol
@@ -102,6 +103,11 @@ class Owner(Protocol):
 
     def reset(self, peer: bytes) -> None: ...
 
+    @property
+    def refused(self) -> Counter[str]:
+        """How often a bound was met, by its name."""
+        ...
+
 
 class Running:
     """One link from its first frame to its end."""
@@ -126,6 +132,16 @@ class Running:
         """What carries the link and, where that is not the first choice, why; for people."""
         kind, why = self._channel.binding.kind, self._channel.why
         return f"{kind} ({why})" if why else kind
+
+    @property
+    def waiting_events(self) -> int:
+        """Events that came and are not stored yet."""
+        return self._waiting_events
+
+    @property
+    def recalls(self) -> int:
+        """Questions of a restored peer without an answer yet."""
+        return self._asked.qsize()
 
     async def run(self) -> str:
         work = (self._read(), self._send(), self._tick(), self._answer(), self._settle(), self._pulse(),
@@ -185,6 +201,7 @@ class Running:
                         await self.finish(HELD, HELD_TEXT)
                 case machine.Asked(recall):
                     if self._asked.full():
+                        self._service.refused["recalls"] += 1
                         raise ProtocolError("overrun", "a recall before the last one was answered", "10.2")
                     self._asked.put_nowait(recall)
                 case machine.Answered(recalled):
@@ -212,6 +229,7 @@ class Running:
         self._waiting_events += len(segment.events)
         self._waiting_bytes += segment.size_bytes
         if self._waiting_events > RECEIVING_EVENTS_MAX or self._waiting_bytes > RECEIVING_BYTES_MAX:
+            self._service.refused["overrun"] += 1
             raise ProtocolError("overrun", "more unacknowledged events than any window allows", "5.5")
         self._receiving.put_nowait(segment)
 
@@ -260,6 +278,8 @@ class Running:
             self.wake.clear()
             new, self._more = not self._more, True  # until a look says that it saw the end
             if not (room := self.state.room()):
+                if self.state.up:
+                    self._service.refused["resting" if self.state.space() and self.state.paused else "window"] += 1
                 continue  # an acknowledgement wakes us
             self.state.forget_settled()
             resting = self.state.resting(self._clock.monotonic_ms())

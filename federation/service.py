@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -26,6 +27,7 @@ class Service:
         self._settings, self._cap_ms = settings, cap_ms
         self.links: dict[bytes, Running] = {}
         self.backoffs: dict[bytes, Backoff] = {}
+        self.refused: Counter[str] = Counter()  # how often a bound was met, by its name
         self._dialling: set[bytes] = set()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,7 +55,16 @@ class Service:
             self._spawn(running.restand(states.get(node, "blocked")))
         for backoff in self.backoffs.values():
             backoff.reset()
+        self.backoffs = {node: backoff for node, backoff in self.backoffs.items() if node in states}
         self._wake.set()
+
+    def flush(self, peer: bytes) -> None:
+        """Somebody wants what waits for this peer to be tried now: no back-off, and no log that rests."""
+        self.reset(peer)
+        running = self.links.get(peer)
+        if running is not None:
+            running.state.paused.clear()
+        self.poke(peer)
 
     def _spawn(self, work: "Awaitable[None]") -> None:
         task = asyncio.ensure_future(work)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,16 +16,16 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api, repair
+from node import api, keys, repair
 from node.api import ApiError
-from node.config import Config
+from node.config import DATABASE, Config
 from node.core import rows
 from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
 from node.directory import addresses
-from node.errors import NodeFailed
+from node.errors import BackupError, NodeFailed
 from node.hold import accept
-from node.storage import reads
+from node.storage import reads, waits
 from node.storage.writer import StoreFailed
 from node.system import token_hash
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 SOCKET = "admin.sock"
 LINE_BYTES_MAX = 1 << 20
+OPEN_MAX = 64  # connections at once
 ANSWER_BYTES_MAX = 256 << 20  # a list of everything there is
 INVITE_S = 7 * 86400
 
@@ -49,7 +51,9 @@ Args = dict[str, Any]
 
 
 async def _status(node: "Node", args: Args) -> Any:
-    waiting = await node.store.read(reads.waiting)
+    from node.bounds import all_bounds  # it names what is here too
+
+    waiting = await node.store.read(waits.waiting)
     links = node.service.links
     peers = [
         {
@@ -57,12 +61,13 @@ async def _status(node: "Node", args: Args) -> Any:
             "node": to_text(p.node),
             "state": p.state,
             "link": "up" if p.node in links and links[p.node].state.up else "down",
-            "waiting": waiting.get(p.node, 0),
+            "waiting": waiting[p.node].events if p.node in waiting else 0,
             "transport": links[p.node].transport if p.node in links else "",
             "reason": node.service.backoffs[p.node].reason if p.node in node.service.backoffs else "",
         }
         for p in node.directory.peers.values()
     ]
+    free, reserve, _ = node.upkeep.disk()
     return {
         "name": node.us.name,
         "node": to_text(node.us.node),
@@ -71,6 +76,7 @@ async def _status(node: "Node", args: Args) -> Any:
         "held": node.held,
         "users": len(await node.store.read(reads.all_accounts)),
         "clients": sum(len(group) for group in node.sessions.values()),
+        "alarms": [{"alarm": name, "meaning": words} for name, words in node.upkeep.alarms.items()],
         "peers": peers,
         "store": {"commits": node.store.commits, "commands": node.store.commands, "waiting": node.store.waiting},
         "damage": {
@@ -78,6 +84,13 @@ async def _status(node: "Node", args: Args) -> Any:
             "failed": node.host.failures,
             "quarantine": await node.store.read(reads.quarantine_size),
         },
+        "expired": node.upkeep.expired,
+        "disk_free": free,
+        "disk_reserve": reserve,
+        "bounds": [
+            {"name": b.name, "used": b.used, "bound": b.bound, "refused": b.refused, "then": b.then}
+            for b in await all_bounds(node)
+        ],
     }
 
 
@@ -186,6 +199,23 @@ async def _why(node: "Node", args: Args) -> Any:
     return msgspec.to_builtins(why)
 
 
+async def _backup(node: "Node", args: Args) -> Any:
+    if node.config.database:
+        raise ApiError(
+            "bad_request",
+            f"the store is PostgreSQL: back it up with `pg_dump --format=custom`, and keep {keys.FILE} of "
+            f"{node.config.data_path} and node.yaml with it; after `pg_restore` run `roost restore --accept -c FILE`",
+        )
+    from node import backup
+
+    folder, us = node.config.data_path, node.us
+    made = await asyncio.to_thread(
+        backup.make, folder / DATABASE, folder / keys.FILE, str(args["text"]), Path(args["file"]),
+        us.name, us.node, node.system.wall_ms(),
+    )  # fmt: skip
+    return {"name": us.name, "file": args["file"], "made": made.made_ms, "counts": made.counts}
+
+
 async def _restore_accept(node: "Node", args: Args) -> Any:
     await accept(node)
     return {"name": node.us.name, "incarnation": to_text(node.us.incarnation)}
@@ -210,6 +240,7 @@ OPERATIONS: dict[str, Operation] = {
     "peer.accept": _peer_state("accepted"),
     "peer.block": _peer_state("blocked"),
     "peer.remove": _peer_state("removed"),
+    "backup": _backup,
     "restore.accept": _restore_accept,
     "why": _why,
     **repair.OPERATIONS,
@@ -226,6 +257,8 @@ async def perform(node: "Node", op: str, args: Args) -> Any:
         raise AdminError(error.code, error.message) from None
     except KeyError as error:
         raise AdminError("bad_request", f"{op} needs {error}") from None
+    except BackupError as error:
+        raise AdminError("bad_backup", str(error)) from None
     except (StoreFailed, NodeFailed) as error:
         raise AdminError("failed", str(error)) from None
     except Exception as error:  # a value of another type, or a bug: the connection is answered and goes on
@@ -251,6 +284,11 @@ class AdminSocket:
         self._node = node
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self.refused = 0
+
+    @property
+    def open_now(self) -> int:
+        return len(self._open)
 
     async def open(self) -> None:
         with _near(self._node.config) as path:
@@ -260,6 +298,11 @@ class AdminSocket:
             os.chmod(path, 0o600)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= OPEN_MAX:
+            self.refused += 1
+            writer.write(msgspec.json.encode({"ok": False, "code": "busy", "message": "too many ask at once"}) + b"\n")
+            writer.close()
+            return
         self._open.add(writer)
         try:
             while line := await reader.readline():

@@ -94,6 +94,25 @@ class Limits(Section, frozen=True):
     waiting_per_peer_events: Annotated[int, _doc("Events that wait for one unreachable peer.", ge=100, le=10**8)] = (
         200_000
     )
+    mailbox_bytes: Annotated[int, _doc("The same in bytes.", ge=1 << 20, le=1 << 44)] = 1 << 30
+    waiting_per_peer_bytes: Annotated[
+        int, _doc("Bytes that wait for one unreachable peer.", ge=1 << 20, le=1 << 44)
+    ] = 2 << 30
+    peer_quota_bytes: Annotated[
+        int,
+        _doc(
+            "What a peer may make us keep unasked (refused events, first messages), per 30 days.", ge=4096, le=1 << 44
+        ),
+    ] = 64 << 20
+    requests_per_second: Annotated[
+        int, _doc("Of one user on all devices together; ten seconds of it may come at once.", ge=1, le=10**6)
+    ] = 1_000
+    peer_events_per_second: Annotated[
+        int, _doc("Taken from one peer; ten seconds of it may come at once.", ge=1, le=10**6)
+    ] = 2_000
+    disk_reserve_bytes: Annotated[
+        int, _doc("With less room on the disk nothing new is taken. 0: 5 % of it, at most 512 MiB.", ge=0, le=1 << 44)
+    ] = 0
     sessions: Annotated[
         int, _doc("Clients at once; a quarter (or 16) without a login, of these a quarter per address.", ge=1, le=10**6)
     ] = 10_000
@@ -173,6 +192,17 @@ class Config(Section, frozen=True):
     def listen_at(self) -> tuple[str, int] | None:
         """Host and port to bind; none for a node without ports."""
         return None if self.listen is None else split_host_port(self.listen)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and hardly meant, each with what to do."""
+        found = []
+        if self.listen_at is not None and self.listen_at[0] in ("0.0.0.0", "::") and not self.advertise:
+            found.append(
+                f"{self.listen} is no address that others can call, and our link says it: "
+                "set `advertise` to where they reach this node, e.g. --set advertise=[HOST:PORT]"
+            )
+        return tuple(found)
 
     @property
     def hints(self) -> tuple[str, ...]:

@@ -57,10 +57,7 @@ class Directory:
             raise ApiError("bad_request", str(error)) from None
         node = self.node_of(parsed.node)
         if node is None:
-            raise ApiError(
-                "unknown_node",
-                f"no node {parsed.node} is known here; its link makes it known: `roost peer add LINK`",
-            )
+            raise ApiError("unknown_node", f"no node {parsed.node} is known here; your administrator can add it")
         return User(node, parsed.local)
 
     def find(self, text: str) -> rows.Peer:

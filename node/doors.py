@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from federation import wire
@@ -18,6 +19,16 @@ from node.gateway.websocket import WebDoor
 
 if TYPE_CHECKING:
     from node.node import Node
+
+
+@dataclass
+class Doors:
+    """What a node listens on, and calls others with."""
+
+    udp: Endpoint
+    web: WebDoor | None
+    admin: AdminSocket
+    caller: Caller
 
 
 async def open_doors(node: "Node") -> None:
@@ -37,6 +48,7 @@ async def open_doors(node: "Node") -> None:
         bounds = {wire.ALPN: CONNECTIONS_MAX, api.ALPN: node.config.limits.sessions + REFUSED_MAX}
         endpoint = await Endpoint.open(host, port, tls, accept, bounds, reset_key=node.us.key.secret("reset"))
         node.on_close(endpoint.close)
+        web = None
         if node.config.listen is not None:
             web = WebDoor(node, tls)
             node.on_close(web.close)
@@ -53,8 +65,10 @@ async def open_doors(node: "Node") -> None:
     async def dial_tcp(address: str, timeout: float, why: str) -> Channel:
         return await dial_link(address, timeout, why, node.directory.reach(address))
 
+    caller = Caller(dial, dial_tcp)
     admin = AdminSocket(node)
+    node.doors = Doors(endpoint, web, admin, caller)
     await admin.open()
     node.on_close(admin.close)
-    node.service.use(Caller(dial, dial_tcp).dial)
+    node.service.use(caller.dial)
     node.own(node.service.run(), "federation")

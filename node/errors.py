@@ -35,6 +35,10 @@ class KeyExposed(NodeError):
     pass
 
 
+class BackupError(NodeError):
+    """There is no backup, or it cannot be restored; nothing was changed."""
+
+
 class NodeFailed(NodeError, Ended):
     """The store took no commit: the node stopped, and what it accepted before is safe."""
 

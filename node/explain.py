@@ -11,6 +11,8 @@ from node.storage import reads
 if TYPE_CHECKING:
     from node.node import Node
 
+SOON_MS = 100  # nobody needs to know of a shorter wait
+
 
 async def explain(node: "Node", event: bytes) -> api.Why:
     """Raises `ApiError` when there is no such event here."""
@@ -23,9 +25,8 @@ async def explain(node: "Node", event: bytes) -> api.Why:
     address = node.directory.address
     sender = User(placed.origin, row.sender)
     own = placed.origin == node.us.node
-    where = f"log {to_text(placed.incarnation)[:8]} number {row.seq}"
-    hops = [api.Hop(stamp_ms(row.stamp), "written", f"by {address(*sender)} on {to_text(row.device)[:8]}")]
-    hops.append(api.Hop(row.arrived_ms, "accepted" if own else "received", f"committed here as {where}"))
+    hops = [api.Hop(stamp_ms(row.stamp), "written", f"by {address(*sender)} on device {to_text(row.device)[:8]}")]
+    hops.append(api.Hop(row.arrived_ms, "accepted" if own else "received", f"stored on {node.us.name}"))
     for queue in outbound:
         hops.append(_link_hop(node, queue, row.seq, Log(row.conversation, placed.origin, placed.incarnation)))
     to = render.recipients(conversation, sender, row, receipts, failed, address)
@@ -41,19 +42,21 @@ def _link_hop(node: "Node", queue: rows.Outbound, seq: int, log: Log) -> api.Hop
     """One peer that must get it: acknowledged, or why not yet and when it is tried next."""
     name = node.directory.name_of(queue.peer)
     if queue.acked >= seq:
-        return api.Hop(0, "sent", f"{name} committed it")
+        return api.Hop(0, "sent", f"{name} stored it")
     running = node.service.links.get(queue.peer)
     backoff = node.service.backoffs.get(queue.peer)
-    behind = f"{seq - queue.acked} events of this log are not acknowledged"
+    before = seq - queue.acked - 1
+    behind = f"; {before} of this conversation wait before it" if before > 0 else ""
     if running is not None and log in node.host.paused:
         reason = f"{name} said later: {node.host.paused[log]}"
     elif running is not None and running.state.up:
         reason = f"on its way to {name} over {running.transport}"
     elif running is not None:
-        reason = f"{name} has not accepted this node yet (its administrator sees the knock)"
+        reason = f"{name} has not accepted this node yet; its administrator sees that it asks"
     elif backoff is not None and backoff.next_ms:
-        wait = max(0, backoff.next_ms - node.system.monotonic_ms())
-        reason = f"{name} does not answer ({backoff.reason or 'no link'}); next try in {wait / 1000:.1f} s"
+        wait = backoff.next_ms - node.system.monotonic_ms()
+        when = f"next try in {wait / 1000:.1f} s" if wait >= SOON_MS else "it is called now"
+        reason = f"{name} does not answer ({backoff.reason or 'no link'}); {when}"
     else:
-        reason = f"no link to {name} yet"
-    return api.Hop(0, "waiting", f"{reason}; {behind}")
+        reason = f"{name} was not reached yet"
+    return api.Hop(0, "waiting", reason + behind)

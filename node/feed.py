@@ -39,6 +39,11 @@ class Feed:
         self._owed: dict[Log, Seen] = {}  # acknowledged, and the store was not told
         self._telling = False
 
+    @property
+    def on_the_way(self) -> int:
+        """Items pushed and not acknowledged."""
+        return len(self._window)
+
     async def resume(self, cursor: api.Cursor, end: int) -> None:
         """Begin where the client says it is, but not past the mailbox's `end`: what comes there later was not seen.
 
@@ -62,6 +67,7 @@ class Feed:
         while not self.over:
             self.wake.clear()
             self._full = len(self._window) >= api.FEED_ITEMS_MAX or self._window_bytes >= api.FEED_BYTES_MAX
+            self._node.refusals["feed"] += self._full
             if not self._full:
                 found, position, more = await self._page(position, hot)
                 self._pushed = position

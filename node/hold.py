@@ -58,7 +58,7 @@ async def hold(node: "Node", reason: str, stamp: int = 0) -> None:
 
 
 def quiet(node: "Node", reason: str) -> None:
-    log.error("held: %s; %s", reason, NEXT)
+    log.warning("held: %s; %s", reason, NEXT)
     node.held = reason
     node.store.refuse = refusal()
 

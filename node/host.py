@@ -1,21 +1,27 @@
 """The node as federation sees it: looks things up, and submits what arrived (`federation.running.Host`)."""
 
+import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from federation import wire
 from federation.errors import AddressError
+from federation.event import Signed
 from federation.identity import Identity, encode_chain, split_host_port
 from federation.ids import Log, to_text
 from federation.link import Standing
-from federation.ports import ChannelClosed
+from federation.ports import ChannelClosed, Clock
 from federation.reach import Reach, may_call, reach_from
 from federation.running import Found, Known, Look
 from node.api import ApiError
+from node.config import Limits
+from node.core.bucket import Buckets
 from node.core.context import Context
 from node.core.heal import TakeBack
 from node.core.peers import STRANGERS, MeetPeer
@@ -33,6 +39,11 @@ if TYPE_CHECKING:
     from node.directory import Directory
     from node.storage.writer import Store
 
+BURST_S = 10  # seconds of a rate that may come at once
+HOLD_BACK_MS = 1_000  # a peer's events wait so long at most for their turn
+HELLOS_PER_S, HELLOS_MAX = 1, 30  # of one node
+PAUSED_MAX = 16_384
+TELL_AGAIN_S = 1.0  # between tries to store an acknowledgement
 POISON = ("failed", "damaged")  # refusals that tell of this node, and not of the event
 TRIED_MAX = 4096
 STRANGERS_MAX = 1024  # nodes that no administrator decided on: a key costs nothing, and `open` ones are called
@@ -46,13 +57,21 @@ class Host(Healing):
         directory: "Directory",
         light: Callable[[bytes, str, int], None],
         hold: Callable[[str, int], Awaitable[None]],
+        clock: Clock,
+        limits: Limits,
     ) -> None:
         super().__init__(store, context, hold)
-        self._directory = directory
+        self._directory, self._clock = directory, clock
         self.light = light
-        self._tries: dict[tuple[bytes, int], int] = {}  # of events that could not be processed
+        rate = limits.peer_events_per_second
+        self.rates = Buckets(rate, rate * BURST_S)  # of peers, in events
+        self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        self.hellos = Buckets(HELLOS_PER_S, HELLOS_MAX)
+        self.refused: Counter[str] = Counter()  # by the code of `later`, and of what never came so far
+        self.retrying = 0  # acknowledgements that were not stored yet
+        self.tries: dict[tuple[bytes, int], int] = {}  # of events that could not be processed; oldest first
         self.failures = 0  # times that happened
-        self.paused: dict[Log, str] = {}  # why a log waits at a peer, for `roost why`
+        self.paused: dict[Log, str] = {}  # why a log waits at a peer, for `roost why`; oldest first
 
     def known(self) -> Sequence[Known]:
         return [
@@ -63,7 +82,11 @@ class Host(Healing):
     async def meet(self, identity: Identity, hello: wire.Hello, remote: str) -> Standing:
         taken, peers = self._directory.node_of(hello.name), self._directory.peers
         if identity.node not in peers and sum(p.state in STRANGERS for p in peers.values()) >= STRANGERS_MAX:
+            self.refused["strangers"] += 1
             return "blocked"
+        if self.hellos.take(identity.node, 1, self._clock.monotonic_ms()):
+            self.refused["hellos"] += 1
+            raise ChannelClosed("it calls too often")
         reach = reach_from(remote)
         hints = tuple(address for address in hello.addresses if _is_hint(address, reach))
         try:
@@ -73,6 +96,9 @@ class Host(Healing):
         except (ApiError, StoreFailed) as error:
             if isinstance(error, ApiError) and not error.retry:
                 return "blocked"
+            known = peers.get(identity.node)
+            if isinstance(error, ApiError) and known is not None and known.chain == encode_chain(hello.chain):
+                return standing(known.state)  # the disk is full: nothing new of it, and what waits can go
             raise ChannelClosed(f"the hello was not stored: {error}") from None  # it calls again
         return standing(peer.state)
 
@@ -86,12 +112,28 @@ class Host(Healing):
         return Found([_segment(run) for run in runs], turn, more)
 
     async def receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
-        try:
-            if segment.origin == self._context.node:
-                return await self._take_back(peer, segment)
-            return await self._receive(peer, segment)
-        except StoreFailed as error:
-            raise ChannelClosed(f"the store failed: {error}") from None
+        if not await self._may_come(peer, len(segment.events)):
+            self.refused["peer events"] += 1
+            ack = _later(segment, "rate_limited", "this node takes no more from yours for a while")
+        else:
+            own = segment.origin == self._context.node
+            try:
+                ack = await (self._take_back(peer, segment) if own else self._receive(peer, segment))
+            except StoreFailed as error:
+                raise ChannelClosed(f"the store failed: {error}") from None
+        self.refused.update(v.code for v in ack.verdicts)
+        return ack
+
+    async def _may_come(self, peer: bytes, events: int) -> bool:
+        """Hold a fast peer back; one that its window does not hold back either is told to come later."""
+        until = self._clock.monotonic_ms() + HOLD_BACK_MS
+        turn = self._turns.setdefault(peer, asyncio.Lock())  # none of its segments may overtake another
+        async with turn:
+            while wait := self.rates.take(peer, events, now := self._clock.monotonic_ms()):
+                if now + wait > until:
+                    return False
+                await asyncio.sleep(wait / 1000)
+            return True
 
     async def _receive(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
         """What cannot be processed pauses its own log only, and in the end goes into quarantine (PROTOCOL.md 4.14)."""
@@ -111,7 +153,7 @@ class Host(Healing):
         if len(segment.events) > 1:
             return await self._one_by_one(peer, segment)
         place = Log(segment.conversation, segment.origin, segment.incarnation).key, segment.first
-        tries = self._tries.pop(place, 0) + 1
+        tries = self.tries.pop(place, 0) + 1
         self.failures += 1
         if tries >= TRIES:
             try:
@@ -119,9 +161,9 @@ class Host(Healing):
                 return isolated
             except ApiError as error:  # full, or the bug is in the log itself
                 reason = error.message
-        self._tries[place] = tries
-        while len(self._tries) > TRIED_MAX:
-            del self._tries[next(iter(self._tries))]
+        self.tries[place] = tries
+        while len(self.tries) > TRIED_MAX:
+            del self.tries[next(iter(self.tries))]
         return _later(segment, "failed", reason)
 
     async def _take_back(self, peer: bytes, segment: wire.Segment) -> wire.LogAck:
@@ -156,17 +198,30 @@ class Host(Healing):
         for verdict in ack.verdicts:
             if verdict.verdict == "later":
                 self.paused[of] = f"{verdict.code}: {verdict.reason}"
-        try:
-            acked: int = await self._store.submit(PeerAcked(peer, ack), later=True)
-            return acked
-        except (ApiError, StoreFailed) as error:
-            if isinstance(error, ApiError) and error.code in POISON:
-                return ack.seq  # one log's damage is no reason to end the link; on the next one it is offered again
-            raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
-        except Exception as error:
-            log.error("an acknowledgement of %s cannot be processed", to_text(peer), exc_info=error)
-            self.failures += 1
-            return ack.seq
+        if len(self.paused) > PAUSED_MAX:
+            del self.paused[next(iter(self.paused))]
+        while True:
+            try:
+                acked: int = await self._store.submit(PeerAcked(peer, ack), later=True)
+                return acked
+            except ApiError as error:
+                if error.code in POISON:
+                    return ack.seq  # one log's damage is no reason to end the link; on the next one it is offered again
+                if not error.retry:
+                    raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None  # it is offered again
+            except StoreFailed as error:
+                raise ChannelClosed(f"the acknowledgement was not stored: {error}") from None
+            except Exception as error:
+                log.error("an acknowledgement of %s cannot be processed", to_text(peer), exc_info=error)
+                self.failures += 1
+                return ack.seq
+            # No room or no time now. A new link would only bring the same again; on this one the window holds it back.
+            self.refused["acknowledgements"] += 1
+            self.retrying += 1
+            try:
+                await asyncio.sleep(TELL_AGAIN_S)
+            finally:
+                self.retrying -= 1
 
 
 def _later(segment: wire.Segment, code: str, reason: str) -> wire.LogAck:
@@ -177,10 +232,12 @@ def _later(segment: wire.Segment, code: str, reason: str) -> wire.LogAck:
 
 def _segment(run: outgoing.Run) -> wire.Segment:
     head, c = run.of.head, run.of.conversation
+    given_up = max(0, run.of.outbound.given_up - run.after)  # of these, the first so many
+    bare = (Signed(event.header, event.signature, None) for event in run.events[:given_up])
     return wire.Segment(
         head.conversation, head.origin, head.incarnation, run.after + 1,
         ((c.node_a, c.local_a), (c.node_b, c.local_b)) if c.kind == "direct" else (),
-        tuple(run.events),
+        (*bare, *run.events[given_up:]),
     )  # fmt: skip
 
 

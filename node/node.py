@@ -8,6 +8,7 @@ An embedded node takes no signals, configures no logging, reads no environment a
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -24,6 +25,7 @@ from node import api, keys, witness
 from node.api import ApiError
 from node.config import Config
 from node.core import rows
+from node.core.bucket import Buckets
 from node.core.context import Context
 from node.core.people import AddAccount
 from node.core.progress import CloseNotices, Consent
@@ -40,14 +42,17 @@ from node.storage.migrate import NewerDatabase as _NewerSchema
 from node.storage.runner import Runner, open_runner, said, store_name
 from node.storage.writer import Store, StoreFailed, malformed
 from node.system import System
+from node.upkeep import Upkeep, set_limits
 from node.witness import Witness
 
 if TYPE_CHECKING:
     from node.client import Client
+    from node.doors import Doors
 
 log = logging.getLogger("roost.node")
 # One connection in so many may be without a login, and one in so many of those from one address; so many always may.
 STRANGERS_SHARE, STRANGERS_MIN = 4, 16
+BURST_S = 10  # seconds of a rate that may come at once
 REFUSED_MAX = 256  # connections over the limit that are being told so; further ones are closed without a word
 Authenticate = Callable[[str, str], Awaitable[bool]]
 
@@ -66,6 +71,10 @@ class Node:
         self.refused: set[Session] = set()  # those over the limits, while they are told
         self.turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of users who look something up
         self.lights: dict[str, tuple[str, int]] = {}
+        self.doors: Doors | None = None  # none: nobody can call
+        self.refusals: Counter[str] = Counter()  # of connections and requests, by the name of their bound
+        rate = config.limits.requests_per_second
+        self.rates = Buckets(rate, rate * BURST_S)  # of users
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.authenticate: Authenticate | None = None
         self.store: Store
@@ -125,26 +134,29 @@ class Node:
         except _NewerSchema as error:
             raise NewerDatabase(f"the store {self.store_name}: {error}; install the newer version") from None
         except Exception as error:
-            if malformed(error):
-                raise StoreDamaged(f"the store {self.store_name} is damaged: {said(error)}") from error
-            raise StoreUnusable(f"the store {self.store_name} cannot be opened: {said(error)}") from error
+            kind, words = (StoreDamaged, "is damaged") if malformed(error) else (StoreUnusable, "cannot be opened")
+            raise kind(f"the store {self.store_name} {words}: {said(error)}") from error
         self.store_text, self.life = to_text(begun.store), begun.life
         self.context = context = Context(
             self.us.node, self.us.name, self.us.key, self.us.incarnation, begun.store,
-            self.config.limits.mailbox_messages, self.config.federation.policy,
-            self.config.limits.waiting_per_peer_events, self.config.limits.message_bytes,
+            policy=self.config.federation.policy,
         )  # fmt: skip
+        set_limits(context, self.config.limits)
         self.store = Store(
             self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed
         )
         context.keys, context.restored = event_keys(self.us.chain), begun.restored
         context.last_stamp = await self.store.read(reads.newest_stamp)
         self.directory.load(await self.store.read(reads.all_peers))
-        self.host = Host(self.store, context, self.directory, self._light, partial(hold, self))
+        self.host = Host(
+            self.store, context, self.directory, self._light, partial(hold, self), self.system, self.config.limits
+        )
         link = self.config.link
         settings = Settings(link.ping_ms, link.dead_after_ms, link.window_events, link.window_bytes)
         self.service = Service(self.us, self.host, self.system, dial, settings, link.backoff_cap_ms)
+        self.upkeep = Upkeep(self)
         self._store_task = self.own(self.store.run(), "store")
+        self.own(self.upkeep.run(), "upkeep")
         if begun.held:
             quiet(self, begun.held)
             self.service.held = True
@@ -175,10 +187,8 @@ class Node:
 
     def _fail(self, error: BaseException) -> None:
         if not self.failed.done():
-            if malformed(error):
-                self.failed.set_exception(NodeDamaged(f"the store {self.store_name} is damaged: {error}"))
-            else:
-                self.failed.set_exception(NodeFailed(f"the store failed: {error}; nothing accepted before is lost"))
+            words = f"the store failed: {error}; nothing accepted before is lost"
+            self.failed.set_exception((NodeDamaged if malformed(error) else NodeFailed)(words))
             self.failed.exception()  # an embedder that never looks is not warned at garbage collection
         for session in [s for group in self.sessions.values() for s in group]:
             session.end("busy", "the node stopped because its store failed")
@@ -296,7 +306,10 @@ class Node:
         where = b"" if proxied else origin(channel.remote)
         crowded = not proxied and list(self.strangers.values()).count(where) >= strangers // STRANGERS_SHARE
         if crowded or len(self.connections) >= limit or len(self.strangers) >= strangers:
-            if len(self.refused) < REFUSED_MAX:
+            self.refusals["connections without a login" if len(self.connections) < limit else "connections"] += 1
+            if len(self.refused) >= REFUSED_MAX:
+                self.refusals["untold"] += 1
+            else:
                 self.refused.add(session)
                 try:
                     await session.refuse("busy", "too many clients are connected; try again later")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 HELLO_DEADLINE_S = 10.0
 LOGIN_DEADLINE_S = 60.0  # after the hello
+SLOW_MS = 1_000  # least time for which one who asks too fast is refused
+REFUSED_MAX = 2 * api.REQUESTS_IN_FLIGHT_MAX  # then he is not read for the rest of it
 
 
 class Session:
@@ -46,9 +48,20 @@ class Session:
         self._deadline: asyncio.Timeout  # of the hello, then of the login, then none
         self._proving = False
         self._in_flight = self._in_flight_bytes = 0
+        self._slow_until = 0  # monotonic ms until which requests are refused
+        self._refused = 0  # of these, since the last pause
         self._room = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.feed: Feed | None = None  # once logged in
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without an answer yet."""
+        return self._in_flight
+
+    @property
+    def lights_waiting(self) -> int:
+        return len(self._lights)
 
     # --- connection ---------------------------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -118,9 +131,13 @@ class Session:
                         raise ApiError("rate_limited", "too many requests before the login")
                     if self._writer.done():
                         raise ChannelClosed("nobody takes the answers")
+                    self.node.refusals["requests in flight"] += 1
                     self._room.clear()  # stop reading the socket: the client's own window is full
                     await self._room.wait()
-                self._take(self._codec.from_client(raw), len(raw))
+                frame = self._codec.from_client(raw)
+                self._take(frame, len(raw))
+                if pause_ms := self._pause_ms(frame):
+                    await asyncio.sleep(pause_ms / 1000)
             if not (frames := await self._channel.recv()):
                 return
 
@@ -170,6 +187,9 @@ class Session:
             return
         if isinstance(frame, api.Hello):
             raise ApiError("bad_frame", "a second hello")
+        if wait_ms := self._too_fast():
+            self._push(api.Error("rate_limited", "too many requests of this user", frame.id, wait_ms))
+            return
         self._in_flight += 1
         self._in_flight_bytes += size
         if isinstance(frame, api.Send):
@@ -178,6 +198,31 @@ class Session:
             task = asyncio.ensure_future(self._serve(frame, size))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _too_fast(self) -> int:
+        """After how many ms the user may ask again; 0: now. What follows a refusal is refused too for a while: else
+        messages that were sent behind a refused one would overtake it."""
+        if self.device is None:
+            return 0
+        now = self.node.system.monotonic_ms()
+        if now >= self._slow_until:
+            wait = self.node.rates.take(self.device.local, 1, now)
+            if not wait:
+                return 0
+            self._slow_until = now + max(wait, SLOW_MS)
+        self.node.refusals["requests"] += 1
+        self._refused += 1
+        return self._slow_until - now
+
+    def _pause_ms(self, frame: api.FromClient) -> int:
+        """How long not to read: an acknowledgement cannot be refused, and whoever goes on regardless is not served."""
+        now = self.node.system.monotonic_ms()
+        if isinstance(frame, api.Ack) and self.device is not None:
+            return min(self.node.rates.take(self.device.local, 1, now), SLOW_MS)
+        if self._refused < REFUSED_MAX:
+            return 0
+        self._refused = 0
+        return max(0, self._slow_until - now)
 
     def _send(self, frame: api.Send, size: int) -> None:
         """Decide nothing here: the store answers after commit."""
@@ -288,6 +333,7 @@ class Session:
 
     # --- told by the node ---------------------------------------------------------------------------------------------
     def light(self, name: str, state: str, since: int) -> None:
+        self.node.refusals["lights"] += name in self._lights
         self._lights[name] = api.PeerLight(name, state, since)  # type: ignore[arg-type]
         self._out_wake.set()
 

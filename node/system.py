@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from nacl import pwhash
@@ -15,6 +16,7 @@ from nacl.exceptions import InvalidkeyError
 T = TypeVar("T")
 HASH_THREADS = 2  # Argon2id is slow on purpose: a flood of logins must not take every core
 OPSLIMIT, MEMLIMIT_BYTES = 2, 19 << 20  # OWASP's Argon2id minimum
+BOOT_CLOCK = hasattr(time, "CLOCK_BOOTTIME")
 
 
 class System:
@@ -32,6 +34,15 @@ class System:
 
     def chance(self) -> float:
         return random.random()
+
+    def awake_ms(self) -> int:
+        """Like `monotonic_ms`, and it goes on while the machine sleeps, where the system can tell."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 if BOOT_CLOCK else self.monotonic_ms()
+
+    def disk(self, path: Path) -> tuple[int, int]:
+        """Bytes free to us, and in all, of the disk that holds `path`. Raises `OSError`."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def random(self, size: int) -> bytes:
         return os.urandom(size)

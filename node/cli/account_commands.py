@@ -49,6 +49,7 @@ def _device_name(given: str) -> str:
 
 async def login(
     address: Annotated[str, Parameter(name="NAME@NODE", help="The address of the account.")],
+    /,
     *,
     node: Annotated[str, Parameter(help="The node's link, as `roost link` prints it, in quotes.")],
     profile: Profile,
@@ -74,6 +75,7 @@ async def login(
 
 async def register(
     invite: Annotated[str, Parameter(help="As `roost invite new` printed it, in quotes.")],
+    /,
     *,
     profile: Profile,
     name: Annotated[str, Parameter(help="The name you want, the part before the @; else the profile's.")] = "",
@@ -101,11 +103,23 @@ async def _say_hello(client: Any, name: str, json: bool) -> None:
         await client.close()
 
 
-async def logout(*, profile: Profile, json: Json = False) -> None:
-    """Revoke this device and forget the profile."""
+async def logout(
+    *,
+    profile: Profile,
+    forget: Annotated[
+        bool, Parameter(name="--forget", negative="", help="Also if the node cannot be told, or was made anew.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Revoke this device and forget the profile, with all that it keeps."""
     async with opened(profile) as client:
-        await client.logout()
-    output.obj({"ok": True}) if json else output.line(f"logged out {profile}")
+        device = client.device
+        revoked = await client.logout(forget)
+    if json:
+        output.obj({"ok": True, "revoked": revoked})
+    else:
+        untold = f"; its node was not told: `roost devices revoke {device}` does that from another device"
+        output.line(f"logged out {profile}" + ("" if revoked else untold))
 
 
 async def profile(
@@ -140,14 +154,14 @@ async def devices_list(*, profile: Profile, json: Json = False) -> None:
     output.show(devices, json)
 
 
-async def devices_rename(device: DeviceId, name: str, *, profile: Profile, json: Json = False) -> None:
+async def devices_rename(device: DeviceId, name: str, /, *, profile: Profile, json: Json = False) -> None:
     """Give a device another name."""
     async with opened(profile) as client:
         await client.rename_device(device, name)
     output.obj({"ok": True}) if json else output.line(f"renamed {device} to {name}")
 
 
-async def devices_revoke(device: DeviceId, *, profile: Profile, json: Json = False) -> None:
+async def devices_revoke(device: DeviceId, /, *, profile: Profile, json: Json = False) -> None:
     """Cut a device off at once."""
     async with opened(profile) as client:
         await client.revoke_device(device)
@@ -156,6 +170,7 @@ async def devices_revoke(device: DeviceId, *, profile: Profile, json: Json = Fal
 
 async def history(
     conversation: Annotated[str, Parameter(help="A conversation id, or somebody's address.")],
+    /,
     *,
     profile: Profile,
     limit: Annotated[int, Parameter(help="The newest so many, oldest first.")] = 200,
@@ -180,7 +195,7 @@ async def history(
             raise
 
 
-async def state(id: MessageId, *, profile: Profile, json: Json = False) -> None:
+async def state(id: MessageId, /, *, profile: Profile, json: Json = False) -> None:
     """Print how far a message got, for each recipient."""
     async with opened(profile) as client:
         states = await client.state(id)
@@ -198,7 +213,7 @@ async def requests(*, profile: Profile, json: Json = False) -> None:
     output.show(rows, json)
 
 
-async def accept(id: Target, *, profile: Profile, json: Json = False) -> None:
+async def accept(id: Target, /, *, profile: Profile, json: Json = False) -> None:
     """Take up a request; the other then sees receipts."""
     target = checked_target(id)
     async with opened(profile) as client:
@@ -206,7 +221,7 @@ async def accept(id: Target, *, profile: Profile, json: Json = False) -> None:
     output.obj({"ok": True}) if json else output.line("accepted")
 
 
-async def decline(id: Target, *, profile: Profile, json: Json = False) -> None:
+async def decline(id: Target, /, *, profile: Profile, json: Json = False) -> None:
     """Turn a request down; the other is not told."""
     target = checked_target(id)
     async with opened(profile) as client:
@@ -216,6 +231,7 @@ async def decline(id: Target, *, profile: Profile, json: Json = False) -> None:
 
 async def why(
     id: MessageId,
+    /,
     *,
     config: Annotated[
         Path | None, Parameter(name=["-c", "--config"], help="Ask the node of this node.yaml, as its administrator.")

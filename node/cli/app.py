@@ -5,9 +5,18 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
-from node.cli import account_commands, demo, node_commands, pipe, repair_commands, send, tail
+from node.cli import (
+    account_commands,
+    backup_commands,
+    demo,
+    node_commands,
+    pipe,
+    repair_commands,
+    send,
+    tail,
+)
 from node.cli.outcome import Exit, Problem, explain
 from node.cli.output import report
 
@@ -27,7 +36,8 @@ def build() -> App:
         version=_version,
         result_action="return_value",
     )
-    for commands in (node_commands, repair_commands, account_commands, send, tail, pipe, demo):
+    groups = (node_commands, backup_commands, repair_commands, account_commands, send, tail, pipe, demo)
+    for commands in groups:
         commands.add_to(app)
     return app
 
@@ -61,4 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _usage(error: CycloptsError) -> Problem:
     chain = " ".join(["roost", *(error.command_chain or ())])
-    return Problem(Exit.USAGE, "usage", " ".join(str(error).split()), f"`{chain} --help` shows how it is used")
+    words = " ".join(str(error).split())
+    if isinstance(error, MissingArgumentError) and error.argument is not None and error.keyword is None:
+        words = f"`{chain}` needs {error.argument.name}"
+    return Problem(Exit.USAGE, "usage", words, f"`{chain} --help` shows how it is used")

@@ -1,8 +1,10 @@
 """Commands of the administrator: make, run and inspect a node; its users, invites and peers."""
 
 import asyncio
+import errno
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +21,10 @@ from node.cli.session import ConfigFile, Json, PasswordStdin, Sets, load_config,
 
 if TYPE_CHECKING:
     from node.config import Config
+    from node.node import Node
 
 DAY_S = 86_400
+STATUS_FOR_PROGRAMS = ("incarnation", "store")  # says nothing to people
 
 PeerLink = Annotated[str, Parameter(help="As `roost link` prints it on the other node, in quotes.")]
 PeerName = Annotated[str, Parameter(help="Its name or id, as `roost peer list` prints them.")]
@@ -50,6 +54,7 @@ def add_to(app: App) -> None:
 # --- the node itself ----------------------------------------------------------------------------------------
 def init(
     folder: Annotated[Path, Parameter(name="DIR", help="A new folder for this node.")],
+    /,
     *,
     name: Annotated[str, Parameter(help="The node's name, the part after the @ of addresses.")],
     listen: Annotated[
@@ -61,10 +66,32 @@ def init(
 ) -> None:
     """Make a new node: DIR/node.yaml, its key, and a folder for its data."""
     file = make_node(folder, name, listen, sets)
+    settings = load_config(file, [])
+    warnings = [*settings.warnings, *_taken(settings)]
     if json:
-        output.obj({"name": name, "config": str(file)})
+        output.obj({"name": name, "config": str(file), "warnings": warnings})
     else:
         output.line(f"made {name}: run it with `roost serve -c {file}`")
+    for warning in warnings if not json else []:
+        output.line(output.safe(f"warning: {warning}"))
+
+
+def _taken(config: "Config") -> list[str]:
+    """What is said about the port when another program has it now."""
+    if config.listen_at is None or config.listen_at[1] == 0:
+        return []
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        try:
+            family, _, _, _, where = socket.getaddrinfo(*config.listen_at, type=kind)[0]
+            with socket.socket(family, kind) as probe:
+                if kind == socket.SOCK_STREAM:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an old connection is no program
+                probe.bind(where)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                port = f"another program listens on {config.listen} now"
+                return [f"{port}: stop it before this node is run, or write another port into the file"]
+    return []
 
 
 def make_node(folder: Path, name: str, listen: str, sets: list[str]) -> Path:
@@ -96,25 +123,41 @@ def _quoted(text: str) -> str:
 
 
 async def serve(*, config: ConfigFile, sets: Sets = []) -> int:  # noqa: B006
-    """Run the node in the foreground until SIGTERM or Ctrl+C."""
+    """Run the node in the foreground until SIGTERM or Ctrl+C.
+
+    Prints `ready NAME LINK` when it runs, or `held NAME REASON` when its store is an old copy: then it sends and takes
+    nothing until `roost restore --accept`.
+    """
     from node.node import Node
 
     settings = load_config(config, sets)
-    logging.basicConfig(
-        level=settings.log.level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(output.LogLines())
+    logging.basicConfig(level=settings.log.level.upper(), handlers=[lines])
     for chatty in ("alembic", "quic", "asyncio", "aiohttp"):  # libraries' own news is not the operator's
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    for warning in settings.warnings:
+        logging.getLogger("roost").warning("%s", warning)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with Node.open(settings) as node:
-        output.line(f"ready {settings.name} {node.link}")
-        await _until(stop, node)
+        told = asyncio.ensure_future(_tell(node))
+        try:
+            await _until(stop, node)
+        finally:
+            told.cancel()
     return Exit.REACHED
+
+
+async def _tell(node: "Node") -> None:
+    """`ready NAME LINK`, or `held NAME REASON` while the store is an old copy; again when it changes."""
+    while True:
+        node.changed.clear()
+        held = output.safe(node.held)
+        output.line(f"held {node.us.name} {held}" if held else f"ready {node.us.name} {node.link}")
+        await node.changed.wait()
 
 
 async def _until(stop: asyncio.Event, node: Any) -> None:
@@ -161,21 +204,26 @@ async def check(*, config: ConfigFile, sets: Sets = [], json: Json = False) -> i
     answer = await ask(settings, "check")
     problems = answer.get("problems", []) if isinstance(answer, dict) else answer or []
     if json:
-        output.obj({"ok": not problems, "problems": problems})
+        output.obj({"ok": not problems, "problems": problems, "warnings": list(settings.warnings)})
     elif not problems:
         output.line(f"{config}: no mistakes found")
     for problem in problems if not json else []:
         output.line(output.safe(problem.get("message", problem) if isinstance(problem, dict) else problem))
+    for warning in settings.warnings if not json else []:
+        output.line(output.safe(f"warning: {warning}"))
     return Exit.STORE if problems else Exit.REACHED
 
 
 async def status(*, config: ConfigFile, json: Json = False) -> None:
     """What the node does now: its links to other nodes, what waits, how many users and clients."""
-    await _run(config, "status", json)
+    answer = await ask(load_config(config, []), "status")
+    output.show(answer if json else {name: answer[name] for name in answer if name not in STATUS_FOR_PROGRAMS}, json)
 
 
 # --- users --------------------------------------------------------------------------------------------------
-async def user_add(name: str, *, config: ConfigFile, password_stdin: PasswordStdin = False, json: Json = False) -> None:
+async def user_add(
+    name: str, /, *, config: ConfigFile, password_stdin: PasswordStdin = False, json: Json = False
+) -> None:
     """Make an account."""
     secret = password(password_stdin, confirm=True)
     await _run(config, "user.add", json, f"added {name}", name=check_local_name(name), password=secret)
@@ -186,18 +234,19 @@ async def user_list(*, config: ConfigFile, json: Json = False) -> None:
     await _run(config, "user.list", json)
 
 
-async def user_disable(name: str, *, config: ConfigFile, json: Json = False) -> None:
+async def user_disable(name: str, /, *, config: ConfigFile, json: Json = False) -> None:
     """Close an account until it is enabled again; its devices are cut off."""
     await _run(config, "user.disable", json, f"disabled {name}", name=check_local_name(name))
 
 
-async def user_enable(name: str, *, config: ConfigFile, json: Json = False) -> None:
+async def user_enable(name: str, /, *, config: ConfigFile, json: Json = False) -> None:
     """Open a disabled account again."""
     await _run(config, "user.enable", json, f"enabled {name}", name=check_local_name(name))
 
 
 async def user_delete(
     name: str,
+    /,
     *,
     config: ConfigFile,
     yes: Annotated[bool, Parameter(name="--yes", negative="", help="Do not ask for the name again.")] = False,
@@ -215,7 +264,7 @@ def _typed(prompt: str) -> str:
 
 
 async def user_passwd(
-    name: str, *, config: ConfigFile, password_stdin: PasswordStdin = False, json: Json = False
+    name: str, /, *, config: ConfigFile, password_stdin: PasswordStdin = False, json: Json = False
 ) -> None:
     """Set a new password."""
     secret = password(password_stdin, confirm=True)
@@ -241,13 +290,13 @@ async def invite_list(*, config: ConfigFile, json: Json = False) -> None:
     await _run(config, "invite.list", json)
 
 
-async def invite_revoke(id: InviteId, *, config: ConfigFile, json: Json = False) -> None:
+async def invite_revoke(id: InviteId, /, *, config: ConfigFile, json: Json = False) -> None:
     """Make an invite worthless."""
     await _run(config, "invite.revoke", json, f"revoked {id}", id=id)
 
 
 # --- peers --------------------------------------------------------------------------------------------------
-async def peer_add(link: PeerLink, *, config: ConfigFile, json: Json = False) -> None:
+async def peer_add(link: PeerLink, /, *, config: ConfigFile, json: Json = False) -> None:
     """Accept a node by the link its administrator gave."""
     parsed = NodeLink.parse(link)
     await _run(config, "peer.add", json, f"added {parsed.name}", link=str(parsed))
@@ -258,16 +307,16 @@ async def peer_list(*, config: ConfigFile, json: Json = False) -> None:
     await _run(config, "peer.list", json)
 
 
-async def peer_accept(node: PeerName, *, config: ConfigFile, json: Json = False) -> None:
+async def peer_accept(node: PeerName, /, *, config: ConfigFile, json: Json = False) -> None:
     """Let a node that knocked in."""
     await _run(config, "peer.accept", json, f"accepted {node}", node=node)
 
 
-async def peer_block(node: PeerName, *, config: ConfigFile, json: Json = False) -> None:
+async def peer_block(node: PeerName, /, *, config: ConfigFile, json: Json = False) -> None:
     """Refuse a node."""
     await _run(config, "peer.block", json, f"blocked {node}", node=node)
 
 
-async def peer_remove(node: PeerName, *, config: ConfigFile, json: Json = False) -> None:
+async def peer_remove(node: PeerName, /, *, config: ConfigFile, json: Json = False) -> None:
     """Forget a node."""
     await _run(config, "peer.remove", json, f"removed {node}", node=node)

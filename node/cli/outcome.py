@@ -78,6 +78,7 @@ KNOWN: tuple[tuple[str, str, Exit, str, str], ...] = (
      "stop the other process, or use another folder"),
     ("node.errors", "NewerDatabase", Exit.STORE, "newer_database",
      "install the newer roost, or restore a backup"),
+    ("node.errors", "BackupError", Exit.REFUSED, "bad_backup", "take another file or folder"),
     ("node.errors", "KeyExposed", Exit.STORE, "key_exposed", "`chmod 600` the key file, then start again"),
     ("node.errors", "StoreDamaged", Exit.STORE, "store_damaged",
      "`roost verify -c FILE` says what is damaged; `roost restore` brings a backup back"),
@@ -93,15 +94,16 @@ KNOWN: tuple[tuple[str, str, Exit, str, str], ...] = (
 _NEXT = {
     "bad_login": "check the address and the password",
     "bad_token": "log in again: `roost login ... --profile PROFILE`",
-    "bad_invite": "ask the administrator for a new invite (`roost invite new`)",
+    "bad_invite": "ask the administrator for a new invite",
     "name_taken": "choose another name",
-    "unknown_node": "ask the administrator to add it: `roost peer add LINK`",
+    "unknown_node": "check the spelling; else ask the administrator of your node to add it",
     "unknown_user": "check the spelling of the address",
     "not_found": "check the name or id, and that you may see it",
-    "blocked": "ask the administrator of your node: `roost peer list`",
+    "blocked": "ask the administrator of your node why",
     "declined": "they have to accept you first",
     "conflict": "use a new --key for a new message",
     "bad_request": "correct it and try again",
+    "held": "the administrator has to decide: `roost status` says why, `roost restore --accept` goes on",
     "storage_full": "the administrator has to free disk space; then try again",
 }
 _ADMIN_NEXT = {"conflict": "compare the node's link with its administrator"}

@@ -1,6 +1,7 @@
 """What a command prints: one JSON object a line for programs, plain safe text for people."""
 
 import json as _json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +14,28 @@ TIMES = ("at", "created", "seen", "expires")  # fields in ms since 1970, shown t
 
 def safe(text: object) -> str:
     """Foreign text on one line that cannot move the cursor, ring the bell or turn the reading direction."""
-    return "".join(c if c.isprintable() or c == "\u200d" else _escape(c) for c in str(text))
+    words = str(text)
+    if words.isprintable():
+        return words
+    return "".join(c if c.isprintable() or c == "\u200d" else _escape(c) for c in words)
 
 
 def _escape(char: str) -> str:
-    return _json.dumps(char)[1:-1] if char < "\x7f" else f"\\u{ord(char):04x}"
+    """As JSON spells it, so that an object stays the same object."""
+    return "\\u007f" if char == "\x7f" else _json.dumps(char)[1:-1]
+
+
+class LogLines(logging.Formatter):
+    """One line a record, whoever's words are in it; the lines of a traceback are set in, and so begin no record."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return safe(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"    {safe(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def clock(ms: int) -> str:
@@ -26,8 +44,8 @@ def clock(ms: int) -> str:
 
 
 def line(text: str) -> None:
-    """One whole line, flushed: who reads it may act on it at once."""
-    sys.stdout.write(text + "\n")
+    """One whole line, safe and flushed: who reads it may act on it at once. Nothing else writes to stdout."""
+    sys.stdout.write(safe(text) + "\n")
     sys.stdout.flush()
 
 
@@ -64,6 +82,10 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
 
 
 def _cell(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(safe(part) for part in value)
     return clock(value) if name in TIMES and isinstance(value, int) else safe(value)
 
 

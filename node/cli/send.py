@@ -35,6 +35,7 @@ def add_to(app: App) -> None:
 async def send(
     to: Annotated[str, Parameter(help="An address, or a conversation id.")],
     text: Annotated[str, Parameter(allow_leading_hyphen=True, help="The message; - takes one a line from stdin.")],
+    /,
     *,
     profile: Profile,
     wait: Annotated[Wait, Parameter(help="The state to wait for.")] = "accepted",

@@ -14,7 +14,7 @@ from node import api
 from node.client import marks, outbox, rows
 from node.client import profile as profiles
 from node.client.asks import Asks
-from node.client.errors import Lost
+from node.client.errors import Lost, NodeKeyError, Unreachable
 from node.client.events import Events
 from node.client.feed import Me
 from node.client.hub import Hub, Screen, is_reached
@@ -125,18 +125,26 @@ class Client(Asks):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def logout(self) -> None:
-        """Revoke this device, close, and delete its profile."""
+    async def logout(self, forget: bool = False) -> bool:
+        """Revoke this device, close, and delete its profile; with `forget` also where its node does not answer or is
+        another one by now. Whether the device is revoked."""
+        revoked = True
         try:
             await self.revoke_device(self.device)
         except Lost:
             pass  # the node closes a revoked device's connection, perhaps before the answer
         except api.ApiError as error:
-            if error.code not in ("bad_token", "not_found"):
+            if error.code not in ("bad_token", "not_found") and not forget:
                 raise
+            revoked = error.code in ("bad_token", "not_found")
+        except (NodeKeyError, Unreachable):
+            if not forget:
+                raise
+            revoked = False
         await self.close()
         if self._profile is not None:
             self._profile.forget()
+        return revoked
 
     @property
     def lights(self) -> Lights:

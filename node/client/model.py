@@ -13,7 +13,7 @@ class Message(msgspec.Struct, frozen=True):
     """One message as this device knows it."""
 
     id: str | None  # event id; none while it is only queued here
-    key: str  # stable from the first moment: the idempotency key of own messages, the event id of others'
+    key: str  # stable from the first moment: the key that a message was sent with here, else made from its id
     conversation: str
     sender: str  # address
     device: str

@@ -12,6 +12,7 @@ from node.client.model import DAMAGED, Conversation, Message, State
 STATES: tuple[State, ...] = ("", "queued", "accepted", "sent", "delivered", "read", "failed", "void")
 RANK: dict[str, int] = {state: rank for rank, state in enumerate(STATES)}
 QUEUED, ACCEPTED, SENT, DELIVERED, READ, FAILED, VOID = range(1, 8)
+RECEIVED = "received-message:"  # begins the key of what was not sent from here; so longer than a caller's key may be
 STAMP_COUNTER_BITS = 16  # a signed stamp is ms and a counter
 QUEUED_ORDER = 1 << 62  # above every signed stamp: what is only queued stands at the end
 IDS_PER_STATEMENT_MAX = 500  # below SQLite's limit on parameters
@@ -36,7 +37,7 @@ def from_node(item: api.Message, me: str, key: str | None = None) -> Message:
     text = (item.body or b"").decode("utf-8", "replace")
     state = item.state if item.state in RANK else ""
     return Message(
-        item.event, key or item.event, item.conversation, item.sender, item.device, text, item.stamp, mine,
+        item.event, key or RECEIVED + item.event, item.conversation, item.sender, item.device, text, item.stamp, mine,
         STATES[RANK[state]] if mine else "", "", item.late, int(item.order, 16), item.kind, item.origin, item.log,
         item.seq, item.target,
     )  # fmt: skip
@@ -55,7 +56,7 @@ def from_damaged(item: api.Damaged, order: int) -> Message:
     what = f"{count} messages: each" if count > 1 else "a message"
     id = item.event or f"{item.log or item.position}.{item.seq}.{item.upto}"
     return Message(
-        id, id, item.conversation, "", "", f"({what} {WHY.get(item.why, 'is damaged on your node')})",
+        id, RECEIVED + id, item.conversation, "", "", f"({what} {WHY.get(item.why, 'is damaged on your node')})",
         order >> STAMP_COUNTER_BITS, False, order=order, kind=DAMAGED, origin=item.origin, log=item.log, seq=item.seq,
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from node.client.errors import NewerStore, StoreError
 
-VERSION = 1
+VERSION = 2
 JOBS_PER_TRANSACTION_MAX = 512
 CACHE_KIB = 2048
 T = TypeVar("T")
@@ -63,6 +63,12 @@ CREATE TABLE journal(                   -- what events() has not yet seen proces
   n INTEGER PRIMARY KEY AUTOINCREMENT, position INTEGER NOT NULL, kind TEXT NOT NULL, ref TEXT NOT NULL,
   detail TEXT NOT NULL DEFAULT '', UNIQUE(kind, ref)
 );
+"""
+# Version 1 gave received messages their id for a key, which a caller may want for an own message.
+KEYS_APART = """
+UPDATE journal SET ref = 'received-message:' || ref
+  WHERE kind IN ('message', 'state') AND ref IN (SELECT id FROM message WHERE id = key);
+UPDATE message SET key = 'received-message:' || id WHERE id = key;
 """
 
 
@@ -225,3 +231,5 @@ def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
         )
     if version == 0:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+    elif version == 1:
+        connection.executescript(f"BEGIN IMMEDIATE; {KEYS_APART} PRAGMA user_version={VERSION}; COMMIT;")

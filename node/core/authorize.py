@@ -37,7 +37,8 @@ def _send(view: View, context: Context, actor: str, other: User) -> None:
     else:
         _peer(view, context, other)
     if log.is_full(view, context, actor):
-        few = f"none of your devices acknowledged its last {context.mailbox_items_max} messages"
+        box = view.get(rows.Mailbox, actor)
+        few = f"none of your devices acknowledged its last {box.items if box else 0} messages"
         raise ApiError("mailbox_full", f"your own mailbox is full: {few}; let one of them receive, then try again")
 
 
@@ -48,5 +49,6 @@ def _peer(view: View, context: Context, other: User) -> None:
     if peer.state == "blocked":
         raise ApiError("blocked", f"{peer.name} is blocked here")
     waiting = view.get(rows.Destination, other.node)
-    if waiting is not None and waiting.waiting >= context.waiting_max:
-        raise ApiError("destination_backlogged", f"{waiting.waiting} events already wait for {peer.name}; try later")
+    if waiting is not None and (waiting.waiting >= context.waiting_max or waiting.bytes >= context.waiting_bytes_max):
+        many = f"{waiting.waiting} messages of {waiting.bytes >> 20} MiB already wait for {peer.name}"
+        raise ApiError("destination_backlogged", f"{many}; try later")

@@ -22,6 +22,9 @@ class Context:
         policy: str = "allowlist",
         waiting_max: int = 200_000,
         message_bytes_max: int = BODY_BYTES_MAX,
+        mailbox_bytes_max: int = 1 << 30,
+        waiting_bytes_max: int = 2 << 30,
+        peer_quota: int = 64 << 20,
     ) -> None:
         self.node, self.name, self.key = node, name, key
         self.incarnation = incarnation  # of this process life
@@ -30,6 +33,9 @@ class Context:
         self.policy = policy
         self.waiting_max = waiting_max  # events that may wait for one peer
         self.message_bytes_max = message_bytes_max  # in one body of our own users
+        self.mailbox_bytes_max = mailbox_bytes_max
+        self.waiting_bytes_max = waiting_bytes_max  # of events that may wait for one peer
+        self.peer_quota = peer_quota  # bytes that a peer may make us store which nobody here asked for
         self.keys: tuple[bytes, ...] = (key.public,)  # that sign or signed for this node
         self.restored = 0  # stamp of the last restore of the store from an old copy (PROTOCOL.md 10.1)
         self.now_ms = 0

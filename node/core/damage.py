@@ -127,6 +127,12 @@ _DEFAULTS: dict[tuple[type, str], Any] = {
     (rows.Peer, "chain"): b"",  # the next hello proves itself by the node id
     (rows.Peer, "added_ms"): 0,
     (rows.Peer, "contact_ms"): 0,
+    (rows.Peer, "used"): 0,
+    (rows.Peer, "used_ms"): 0,
+    (rows.Mailbox, "bytes"): 0,
+    (rows.Outbound, "bytes"): 0,
+    (rows.Outbound, "given_up"): 0,
+    (rows.Destination, "bytes"): 0,
     (rows.Standing, "state"): "request",  # asks again, and shows no sign of life until then
     (rows.Standing, "last_stamp"): 0,
     (rows.Receipt, "sent"): 0,

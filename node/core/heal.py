@@ -73,8 +73,7 @@ class Rewind:
         for key, seq in self.logs.items():
             row = view.get(rows.Outbound, self.peer, key)
             if row is not None and seq < row.acked:
-                view.put(row._replace(acked=seq))
-                log.waits(view, self.peer, row.acked - seq)
+                log.waits(view, row, row._replace(acked=seq))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +98,8 @@ class GiveBack:
                 continue
             if head.conversation == notices and view.get(rows.Conversation, notices) is None:
                 view.put(rows.Conversation(notices, "notices", context.node, "", self.peer, ""))
-            view.put(rows.Outbound(self.peer, key, head.seq, seq))
-            log.waits(view, self.peer, head.seq - seq - (row.head - row.acked if row else 0))
+            row = row or rows.Outbound(self.peer, key, 0, 0)
+            log.waits(view, row, row._replace(head=head.seq, acked=seq))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,9 @@ class TakeBack:
                 if is_lost(signed) and seq == (head.seq if head else 0) + 1:  # nobody has it any more
                     local = next((local for node, local in self.segment.members if node == context.node), "")
                     log.lose(view, context, self._log, seq, signed, local)
-                    log.queue(view, self.peer, self._log.key, seq)
+                    row = view.get(rows.Outbound, self.peer, self._log.key)
+                    row = row or rows.Outbound(self.peer, self._log.key, 0, 0)
+                    log.waits(view, row, row._replace(head=seq))
                     continue
                 event = self._check(context, signed, seq, head)
                 self._take(view, context, event)
@@ -197,12 +198,14 @@ class TakeBack:
             view.put(rows.OwnLog(h.conversation, h.incarnation))
         context.merge(h.stamp)
         if h.kind == NOTICES:
+            if view.get(rows.Conversation, h.conversation) is None:
+                view.put(rows.Conversation(h.conversation, "notices", context.node, "", self.peer, ""))
             log.store(view, context, event)
             for receipt in _receipts(self.segment, event.signed):
                 self._receipt(view, context, receipt)
         else:
             self._message(view, context, event)
-        log.queue(view, self.peer, h.log.key, h.seq)  # the peer has it: its answers of then come again
+        log.queue(view, self.peer, event)  # the peer has it: its answers of then come again
 
     def _message(self, view: View, context: Context, event: Event) -> None:
         h = event.header

@@ -101,30 +101,50 @@ def store(view: View, context: Context, event: Event, refused: str = "", late: b
     view.put(rows.LogHead(log, h.conversation, h.origin, h.incarnation, h.seq, event.id, stamp))
 
 
-def queue(view: View, peer: bytes, log: bytes, seq: int) -> None:
-    """The log is the queue: note that a peer must get it up to `seq`."""
-    row = view.get(rows.Outbound, peer, log)
-    view.put(rows.Outbound(peer, log, seq, row.acked if row else 0))
-    waits(view, peer, seq - (row.head if row else 0))
+def size(event: Event) -> int:
+    """Bytes that an event takes in a queue or a mailbox."""
+    return len(event.signed.header) + len(event.signed.body or b"")
+
+
+def queue(view: View, peer: bytes, event: Event) -> None:
+    """The log is the queue: note that a peer must get it up to this event."""
+    key = event.header.log.key
+    row = view.get(rows.Outbound, peer, key) or rows.Outbound(peer, key, 0, 0)
+    waits(view, row, row._replace(head=event.header.seq, bytes=row.bytes + size(event)))
     view.hint("peer", peer)
 
 
-def waits(view: View, peer: bytes, more: int) -> None:
-    """More (or fewer) events wait for a peer."""
-    row = view.get(rows.Destination, peer)
-    view.put(rows.Destination(peer, max(0, (row.waiting if row else 0) + more)))
+def waiting(row: rows.Outbound) -> int:
+    """How many events of a log somebody still waits for."""
+    return max(0, row.head - max(row.acked, row.given_up))
+
+
+def waits(view: View, old: rows.Outbound, new: rows.Outbound) -> rows.Outbound:
+    """A log's queue changed, and with it what waits for the peer in all; gives the queue as it is now.
+
+    What leaves the queue takes an average share of its bytes along: exact when it is empty, and nothing to look up.
+    """
+    before, after = waiting(old), waiting(new)
+    if after < before:
+        new = new._replace(bytes=old.bytes * after // before)
+    view.put(new)
+    row = view.get(rows.Destination, new.peer) or rows.Destination(new.peer, 0)
+    more, bytes_ = row.waiting + after - before, row.bytes + new.bytes - old.bytes
+    view.put(rows.Destination(new.peer, max(0, more), max(0, bytes_)))
+    return new
 
 
 def deliver(view: View, context: Context, event: Event, local: str) -> None:
     """One small row in a local member's mailbox."""
-    place(view, local, event.header.log.key, event.header.seq)
+    place(view, local, event.header.log.key, event.header.seq, size(event))
 
 
-def place(view: View, local: str, key: bytes, seq: int) -> None:
+def place(view: View, local: str, key: bytes, seq: int, bytes_: int = 0) -> None:
     """The mailbox's next position is for this number of a log, whether or not its event is here."""
     box = view.get(rows.Mailbox, local)
     position = box.position + 1 if box else 1
-    view.put(rows.Mailbox(local, position, box.items + 1 if box else 1))
+    waiting, held = (box.items, box.bytes) if box else (0, 0)
+    view.put(rows.Mailbox(local, position, waiting + 1, held + bytes_))
     view.put(rows.Item(local, position, key, seq))
     view.hint("mailbox", local)
 
@@ -159,20 +179,21 @@ def fetched(view: View, local: str, position: int) -> None:
     """
     box = view.get(rows.Mailbox, local)
     if box is not None and box.items > box.position - position:
-        view.put(box._replace(items=max(0, box.position - position)))
+        left = max(0, box.position - position)
+        view.put(box._replace(items=left, bytes=box.bytes * left // box.items))
 
 
 def is_full(view: View, context: Context, local: str) -> bool:
     """Whether as much waits in a mailbox as may; their own messages too, which their other devices are to get."""
     box = view.get(rows.Mailbox, local)
-    return box is not None and box.items >= context.mailbox_items_max
+    return box is not None and (box.items >= context.mailbox_items_max or box.bytes >= context.mailbox_bytes_max)
 
 
 def fact(view: View, local: str, key: bytes, item: api.Item) -> None:
     """A changing thing moves to the mailbox's newest position."""
     box = view.get(rows.Mailbox, local)
     position = box.position + 1 if box else 1
-    view.put(rows.Mailbox(local, position, box.items if box else 0))
+    view.put(box._replace(position=position) if box else rows.Mailbox(local, position, 0))
     view.put(rows.Fact(local, key, position, coding.encode_item(item)))
     view.hint("mailbox", local)
 

@@ -24,6 +24,8 @@ def check_name(name: str) -> str:
 class AddAccount:
     """A new user; with `invite` (the SHA-256 of its code) the invite is used up in the same commit."""
 
+    grows: ClassVar[bool] = True  # not taken while the disk has no room
+
     local: str
     password: str
     invite: bytes | None = None
@@ -85,6 +87,8 @@ class ChangeAccount:
 class AddDevice:
     """A login succeeded: one more device of the user."""
 
+    grows: ClassVar[bool] = True  # not taken while the disk has no room
+
     device: bytes
     local: str
     name: str
@@ -135,6 +139,8 @@ class ChangeDevice:
 
 @dataclass(frozen=True, slots=True)
 class AddInvite:
+    grows: ClassVar[bool] = True
+
     code_hash: bytes
     expires_ms: int
 

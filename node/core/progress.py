@@ -129,7 +129,7 @@ class CloseNotices:
             for start in range(0, len(values), wire.RECEIPTS_MAX):
                 body = wire.encode(wire.Notices(tuple(values[start : start + wire.RECEIPTS_MAX])))
                 event = log.append(view, context, conversation, "notices", "notices", body)
-                log.queue(view, peer, event.header.log.key, event.header.seq)
+                log.queue(view, peer, event)
 
 
 def want_receipts(view: View, context: Context, peer: bytes, receipts: Sequence[wire.Receipt]) -> list[bytes]:
@@ -144,9 +144,10 @@ def want_receipts(view: View, context: Context, peer: bytes, receipts: Sequence[
     return logs
 
 
-def receipts_arrived(view: View, context: Context, peer: bytes, receipts: tuple[wire.Receipt, ...]) -> None:
-    """A peer's word about its own users only, clamped to what our log has (PROTOCOL.md 6.2)."""
+def receipts_arrived(view: View, context: Context, peer: bytes, receipts: tuple[wire.Receipt, ...]) -> int:
+    """A peer's word about its own users only, clamped to what our log has (PROTOCOL.md 6.2); how many said anything."""
     logs = want_receipts(view, context, peer, receipts)
+    moved = 0
     for key, r in zip(logs, receipts, strict=True):
         head, conversation = view.get(rows.LogHead, key), view.get(rows.Conversation, r.conversation)
         if head is None or conversation is None or conversation.kind != "direct":
@@ -160,8 +161,10 @@ def receipts_arrived(view: View, context: Context, peer: bytes, receipts: tuple[
         old = view.get(rows.Receipt, key, peer, r.member)
         receipt = log.merge(old, new)
         if receipt != old:
+            moved += 1
             view.put(receipt)
             log.watermark(view, context, head, receipt)
+    return moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +193,7 @@ class PeerAcked:
         if any((v.verdict, v.code) == ("later", "gap") for v in self.ack.verdicts):
             acked = min(self.ack.seq, outbound.head)  # it lost what it once acknowledged: offer it again
         if acked != outbound.acked:
-            view.put(outbound._replace(acked=acked))
-            log.waits(view, self.peer, outbound.acked - acked)
+            outbound = log.waits(view, outbound, outbound._replace(acked=acked))
         if head.origin != context.node:  # it was restored, and has its own log again (PROTOCOL.md 10.3)
             if acked == outbound.head:
                 view.delete(outbound)
@@ -233,6 +235,45 @@ def fail(view: View, context: Context, key: bytes, seq: int, member: User, code:
         at=context.now_ms,
     )
     log.fact(view, event.sender, b"f" + event.event[:16], item)
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Direct messages of a log, up to number `last`, are not waited for any more: they failed, as their senders see.
+
+    The peer still gets their headers, since a log has no gaps (PROTOCOL.md 4.6).
+    """
+
+    peer: bytes
+    log: bytes
+    last: int
+    code: str
+    reason: str
+
+    def keys(self, context: Context) -> Iterable[Key]:
+        yield rows.Outbound, (self.peer, self.log)
+        yield rows.LogHead, (self.log,)
+        yield rows.Destination, (self.peer,)
+        yield rows.Peer, (self.peer,)
+
+    def decide(self, view: View, context: Context) -> int:
+        """How many failed."""
+        queue, head = view.get(rows.Outbound, self.peer, self.log), view.get(rows.LogHead, self.log)
+        conversation = view.get(rows.Conversation, head.conversation) if head is not None else None
+        if queue is None or conversation is None or conversation.kind != "direct":
+            return 0
+        numbers = range(max(queue.acked, queue.given_up) + 1, min(self.last, queue.head) + 1)
+        there = [member for member in log.members(conversation) if member.node == self.peer]
+        view.want(
+            *((rows.StoredEvent, (self.log, seq)) for seq in numbers),
+            *((rows.Failed, (self.log, seq, *member)) for seq in numbers for member in there),
+        )
+        for seq in numbers:
+            for member in there:
+                fail(view, context, self.log, seq, member, self.code, self.reason)
+        if numbers:
+            log.waits(view, queue, queue._replace(given_up=numbers[-1]))
+        return len(numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,13 @@ from node.core.context import FUTURE_MS_MAX, Context
 from node.core.damage import LOST, refused_place
 from node.core.heal import waits_for_home
 from node.core.progress import receipts_arrived, want_receipts
+from node.core.quota import charge
 from node.core.view import Key, View
 
 KEYS_CACHED_MAX = 256  # of at most 30 kB each
+CONVERSATION_BYTES = 1024  # what a new conversation costs beside its first message
+NOTICE_BYTES = 1024  # a receipt that says something new may take so much
+TOO_MUCH = "this node stored enough from yours that nobody asked for; some of it is forgiven each day"
 
 
 @lru_cache(KEYS_CACHED_MAX)
@@ -61,6 +65,11 @@ class Receive:
 
     peer: bytes
     segment: Segment
+
+    @property
+    def grows(self) -> bool:
+        """Not taken while the disk has no room; what a peer acknowledges of ours is."""
+        return bool(self.segment.members)
 
     @property
     def _log(self) -> Log:
@@ -112,9 +121,21 @@ class Receive:
                 verdicts.append(Verdict(seq, "later", error.code, error.reason[:200]))
                 break
             except (Refuse, ProtocolError) as error:
+                if not self._charge(view, context, len(signed.header) + len(signed.signature)):
+                    verdicts.append(Verdict(seq, "later", "rate_limited", TOO_MUCH))
+                    break
                 verdicts.append(Verdict(seq, "refused", error.code, str(error)[:200]))
                 self._remember(view, context, signed, seq, error.code)
         return self._ack(view, verdicts)
+
+    def _charge(self, view: View, context: Context, cost: int) -> bool:
+        """Whether the peer may make us store this much more that nobody here asked for; then it has done so."""
+        peer = view.get(rows.Peer, self.peer)
+        assert peer is not None
+        charged = charge(peer, cost, context.now_ms, context.peer_quota)
+        if charged is not None:
+            view.put(charged)
+        return charged is not None
 
     def replay(self, view: View, context: Context) -> None:
         """Process the one event of this segment again, which was put aside under its number; the log stays where it is.
@@ -175,6 +196,11 @@ class Receive:
         both = tuple(sorted((me, User(context.node, local))))
         if not local or self.segment.members != both or direct_conversation(*both) != header.conversation:
             raise Refuse("not_member", "the sender is not a member of this conversation")
+        if event.signed.body is None:  # given up before it came (PROTOCOL.md 4.6): kept for the log's sake
+            if not self._charge(view, context, log.size(event)):
+                raise Later("rate_limited", TOO_MUCH)
+            log.store(view, context, event)
+            return
         account = view.get(rows.Account, local)
         if account is None or account.state == "deleted":
             raise Refuse("unknown_user", f"{context.name} has no user {local}")
@@ -183,6 +209,11 @@ class Receive:
             raise Refuse("declined", "the recipient does not take messages from this sender")
         if log.is_full(view, context, local):
             raise Later("mailbox_full", "the recipient's mailbox is full")
+        cost = (log.size(event) if standing is None or standing.state == "request" else 0) + (
+            CONVERSATION_BYTES if standing is None else 0
+        )
+        if cost and not self._charge(view, context, cost):
+            raise Later("rate_limited", TOO_MUCH)
         if view.get(rows.Conversation, header.conversation) is None:
             a, b = sorted((me, User(context.node, local)))
             view.put(rows.Conversation(header.conversation, "direct", a.node, a.local, b.node, b.local))
@@ -204,7 +235,10 @@ class Receive:
         if header.conversation != own or header.sender or self.segment.members:
             raise Refuse("not_member", "notices travel only in the two nodes' own conversation")
         notices = decode_notices(event.signed.body or b"")
-        receipts_arrived(view, context, self.peer, notices.receipts)
+        moved = receipts_arrived(view, context, self.peer, notices.receipts)
+        cost = log.size(event) - NOTICE_BYTES * moved  # news is bounded by what our users sent there
+        if cost > 0 and not self._charge(view, context, cost):
+            raise Later("rate_limited", TOO_MUCH)
         log.store(view, context, event)
 
     def _remember(self, view: View, context: Context, signed: Signed, seq: int, code: str) -> None:
@@ -245,7 +279,9 @@ class Receive:
         if is_lost(signed) and not stored.refused:
             return []  # it is here
         if event_id(stored.header) != other:
-            if self._lies(signed, seq, keys):  # else it proves nothing, and would only fill the disk
+            proof = len(signed.header) + len(signed.signature)
+            # Else it proves nothing, or as much as is here already, and would only fill the disk.
+            if self._lies(signed, seq, keys) and self._charge(view, context, proof):
                 view.put(rows.Evidence(other, self._log.key, seq, signed.header, signed.signature, context.now_ms))
                 view.hint("evidence", self.peer)
             return [Verdict(seq, "refused", "equivocation", "another event was received under this number before")]

@@ -57,6 +57,8 @@ class Peer(NamedTuple):
     contact_ms: int  # last authenticated contact
     hints: str = ""  # HOST:PORT of its own newest hello, space between
     reach: str = "public"  # how far they may lead: `federation.reach.Reach`
+    used: int = 0  # bytes of its quota as of `used_ms`: `quota.charge`
+    used_ms: int = 0
 
 
 class Conversation(NamedTuple):
@@ -131,6 +133,7 @@ class Mailbox(NamedTuple):
     local: str
     position: int  # newest
     items: int  # messages that none of the user's devices acknowledged yet, at most; `log.fetched` lowers it
+    bytes: int = 0  # of these, about; none without a message
 
 
 class Item(NamedTuple):
@@ -158,6 +161,8 @@ class Outbound(NamedTuple):
     log: bytes
     head: int
     acked: int
+    bytes: int = 0  # of what waits, about; none when nothing does
+    given_up: int = 0  # up to here the peer gets headers only (PROTOCOL.md 4.6), and nobody waits
 
 
 class Destination(NamedTuple):
@@ -165,6 +170,7 @@ class Destination(NamedTuple):
 
     peer: bytes
     waiting: int
+    bytes: int = 0  # of these, about
 
 
 class Receipt(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from federation.event import BODY_FORMATS, KINDS, Event
 from federation.ids import User, digest, direct_conversation, to_text
@@ -15,6 +16,8 @@ from node.core.view import Key, View
 @dataclass(frozen=True, slots=True)
 class Send:
     """One event of a direct conversation; `key` makes repeating it safe (PROTOCOL.md 7.5)."""
+
+    grows: ClassVar[bool] = True  # not taken while the disk has no room
 
     sender: str
     device: bytes
@@ -78,7 +81,7 @@ class Send:
         key, seq = event.header.log.key, event.header.seq
         log.deliver(view, context, event, me.local)
         if other.node != context.node:
-            log.queue(view, other.node, key, seq)
+            log.queue(view, other.node, event)
         elif other != me:
             log.deliver(view, context, event, other.local)
             new = rows.Receipt(key, context.node, other.local, seq, 0, 0, b"", context.now_ms, 0, 0)

@@ -81,7 +81,7 @@ class WebDoor:
         self._origins = _origins(node.config)
         self._sockets: set[web.WebSocketResponse] = set()
         self._links: dict[LinkChannel, bytes] = {}  # and where each comes from
-        self.links_refused = 0
+        self.links_refused = self.displaced = 0
         self._key_hash = PLAIN
 
     async def open(self, host: str, port: int) -> None:
@@ -125,6 +125,7 @@ class WebDoor:
                 continue
             if len(self._waiting) >= HALF_OPEN_MAX:
                 next(iter(self._waiting.values())).cancel()
+                self.displaced += 1
             handler = server()
             self._waiting[handler] = asyncio.ensure_future(self._admit(handler, connection, context))
             await asyncio.sleep(0)  # what was cancelled or begun here is so before the next one comes
@@ -148,6 +149,16 @@ class WebDoor:
         response.force_close()
         if (waiting := self._waiting.pop(request.protocol, None)) is not None:
             waiting.cancel()
+
+    @property
+    def links(self) -> int:
+        """Of other nodes, now."""
+        return len(self._links)
+
+    @property
+    def half_open(self) -> int:
+        """Connections without a request, now."""
+        return len(self._waiting)
 
     async def _health(self, request: web.Request) -> web.Response:
         good = not self._node.failed.done()

@@ -68,6 +68,10 @@ class Hot:
     def __init__(self, rows_max: int) -> None:
         self._max = rows_max
         self.rows: dict[Key, tuple[Any, ...] | None] = {}  # oldest use first
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def forget(self) -> None:
         self.rows.clear()
@@ -82,6 +86,7 @@ class Hot:
                 self.rows[key] = value
         while len(self.rows) > self._max:
             del self.rows[next(iter(self.rows))]
+            self.dropped += 1
 
 
 def load(

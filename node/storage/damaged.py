@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select, union
 from federation.event import Header, Signed, event_id, is_lost, lost_event
 from federation.ids import EVENT_ID_BYTES
 from node.core import damage, rows
+from node.core.log import waiting
 from node.storage.schema import NAMES, TABLES
 
 events, logs = TABLES[rows.StoredEvent], TABLES[rows.LogHead]
@@ -227,12 +228,16 @@ def _outbound(connection: Connection, peer: bytes, log: bytes) -> rows.Outbound 
     """Nothing acknowledged: what the peer has it acknowledges again."""
     found = connection.execute(select(logs).where(logs.c.log == log)).first()
     head = (made(rows.LogHead, found) if found is not None else None) or _log_head(connection, log)
-    return rows.Outbound(peer, log, head.seq, 0) if head is not None else None
+    query = select(outbound.c.given_up).where(outbound.c.peer == peer, outbound.c.log == log)
+    gone = connection.execute(query).scalar()
+    given_up = gone if type(gone) is int and head is not None and 0 <= gone <= head.seq else 0
+    return rows.Outbound(peer, log, head.seq, 0, 0, given_up) if head is not None else None
 
 
 def _destination(connection: Connection, peer: bytes) -> rows.Destination:
     query = select(outbound).where(outbound.c.peer == peer, outbound.c.acked < outbound.c.head)
-    return rows.Destination(peer, sum(r.head - r.acked for r in each(rows.Outbound, connection.execute(query))))
+    queues = each(rows.Outbound, connection.execute(query))
+    return rows.Destination(peer, sum(map(waiting, queues)), sum(queue.bytes for queue in queues))
 
 
 _REBUILD: dict[type, Callable[..., Any]] = {

@@ -87,6 +87,11 @@ def _put(connection: Connection, name: str, value: bytes) -> None:
     connection.execute(metas.insert(), [{"name": name, "value": value}])
 
 
+def owner(connection: Connection) -> bytes:
+    """The node whose store this is; nothing for an empty one."""
+    return meta(connection, NODE) or b""
+
+
 def counts(connection: Connection) -> dict[str, int]:
     """How much there is, to be compared with a copy."""
     of = {"users": rows.Account, "events": rows.StoredEvent, "peers": rows.Peer}

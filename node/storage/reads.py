@@ -304,15 +304,6 @@ def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:
     return _all(connection, rows.LogHead, logs.c.conversation == conversation)
 
 
-def waiting(connection: Connection) -> dict[bytes, int]:
-    """Events waiting per peer."""
-    query = select(outbound.c.peer, func.sum(outbound.c.head - outbound.c.acked)).where(
-        outbound.c.acked < outbound.c.head, outbound.c.acked >= 0, outbound.c.head <= NUMBER_MAX
-    )
-    found = connection.execute(query.group_by(outbound.c.peer))
-    return {peer: max(0, int(count)) for peer, count in found if type(peer) is bytes and count is not None}
-
-
 def quarantined(connection: Connection) -> list[rows.Quarantine]:
     table = TABLES[rows.Quarantine]
     return _all(connection, rows.Quarantine, order=table.c.at_ms)

@@ -21,6 +21,8 @@ T = TypeVar("T")
 HIDDEN = {"hide_parameters": True}  # an error that quotes a statement must not quote what people wrote
 Work = Callable[[Connection], T]
 SQLITE_READERS = 2  # in threads; one more connection is for the loop
+BUSY_S = 5.0  # how long a write waits for another process that holds the database
+BUSY_LOOK_S = 0.05
 # A deferred BEGIN that reads and then writes fails at once when another connection committed meanwhile.
 BEGIN = {True: "BEGIN IMMEDIATE", False: "BEGIN"}
 POSTGRES_READERS = 8
@@ -97,6 +99,7 @@ class Owned:
             found = direct.raw(self._connection)
             assert found is not None
             self._raw = found
+            self._raw.execute("PRAGMA busy_timeout=0")
         self._raw.execute(self._begin)
         return self._connection
 
@@ -147,16 +150,26 @@ class SqliteRunner:
     async def _write(self, work: Work[T], small: bool) -> T:
         run = asyncio.get_running_loop().run_in_executor
         async with self._turn:
-            if not small:
-                return await run(self._write_thread, self._writer.run, work)
-            connection = self._writer.begin()
+            connection = await self._begin()
             try:
-                result = work(connection)
+                result = work(connection) if small else await run(self._write_thread, work, connection)
                 await run(self._write_thread, self._writer.commit)
                 return result
             except BaseException:
                 self._writer.rollback()
                 raise
+
+    async def _begin(self) -> Connection:
+        """Nobody else should write; whoever does all the same is waited for, and the loop goes on meanwhile."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + BUSY_S
+        while True:
+            try:
+                return self._writer.begin()
+            except sqlite3.OperationalError as error:
+                if not busy(error) or loop.time() > until:
+                    raise
+            await asyncio.sleep(BUSY_LOOK_S)
 
     async def read(self, work: Work[T], hot: bool = False) -> T:
         if hot:
@@ -234,6 +247,11 @@ class InlineRunner:
 
     async def close(self) -> None:
         self._engine.dispose()
+
+
+def busy(error: BaseException) -> bool:
+    """Whether another process held SQLite's database."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def said(error: BaseException) -> str:

@@ -315,8 +315,9 @@ class _Look:
     def _destinations(self, whole: list[rows.Destination]) -> Iterator[Finding]:
         queue = TABLES[rows.Outbound]
         for r in whole:
-            query = select(queue.c.head, queue.c.acked).where(queue.c.peer == r.peer, queue.c.acked < queue.c.head)
-            waits = sum(h - a for h, a in self._connection.execute(query) if type(h) is type(a) is int)
+            query = select(queue).where(queue.c.peer == r.peer, queue.c.acked < queue.c.head)
+            queues = [made for v in self._connection.execute(query) if (made := damage.mend(rows.Outbound, v)[0])]
+            waits = sum(max(0, q.head - max(q.acked, q.given_up)) for q in queues)
             if waits != r.waiting:
                 yield self._found("count", f"{_name(r[:1])}: says {r.waiting}, {waits} wait")
 

@@ -8,7 +8,7 @@ database.
 import asyncio
 import logging
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -19,11 +19,12 @@ from node.api import ApiError
 from node.core.context import Context
 from node.core.view import Command, Hint, Outcome, View
 from node.storage import batch, damaged
-from node.storage.runner import Runner, said
+from node.storage.runner import Runner, busy, said
 
 BATCH_MAX = 512  # commands in one transaction
 SMALL = 16  # commands that are decided on the loop itself: a millisecond or two
 HOT_ROWS_MAX = 8192  # a few MiB
+FULL_RETRY_MS = 5_000  # when to try again what a full disk refused
 LATER_S = 0.02  # how long what nobody waits for may wait for company
 WAITING_MAX = 16384  # commands waiting; beyond it callers are told `busy`
 BROKEN = ("08", "53", "57", "58", "XX")  # classes of SQLSTATE that are the database's own failure
@@ -51,7 +52,7 @@ class Store:
         self._runner, self._context, self._close = runner, context, close
         self._now_ms, self._on_commit, self._on_failure = now_ms, on_commit, on_failure
         self._statements = batch.Statements(runner.dialect)
-        self._hot = batch.Hot(HOT_ROWS_MAX if runner.alone else 0)
+        self.hot = batch.Hot(HOT_ROWS_MAX if runner.alone else 0)
         self._waiting: deque[tuple[Command, asyncio.Future[Outcome]]] = deque()
         self._later: deque[tuple[Command, asyncio.Future[Outcome]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -62,6 +63,8 @@ class Store:
         self._alone: deque[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = deque()
         self.refuse: ApiError | None = None  # what everyone is told whose command does not say `while_held`
         self.commits = self.commands = 0
+        self.refused: Counter[str] = Counter()  # commands by the code of their refusal
+        self.full = ""  # why nothing that makes the store grow is taken; empty where it is
         self.damaged: dict[str, int] = {}  # reads of damaged rows, by table
 
     def submit(self, command: Command, later: bool = False) -> "asyncio.Future[Outcome]":
@@ -74,9 +77,11 @@ class Store:
         if self._failed is not None:
             future.set_exception(StoreFailed(said(self._failed)))
         elif self._stopping or self.waiting >= WAITING_MAX:
-            future.set_exception(ApiError("busy", "the node is stopping" if self._stopping else "too much is waiting"))
+            self._refuse(future, ApiError("busy", "the node is stopping" if self._stopping else "too much is waiting"))
+        elif self.full and getattr(command, "grows", False):
+            self._refuse(future, ApiError("storage_full", self.full, FULL_RETRY_MS))
         elif self.refuse is not None and not getattr(command, "while_held", False):
-            future.set_exception(self.refuse)
+            self._refuse(future, self.refuse)
         elif later:
             self._later.append((command, future))
             if self._timer is None:
@@ -85,6 +90,10 @@ class Store:
             self._waiting.append((command, future))
             self._wake.set()
         return future
+
+    def _refuse(self, future: "asyncio.Future[Outcome]", error: ApiError) -> None:
+        self.refused[error.code] += 1
+        _settle(future, error)
 
     async def alone(self, work: Callable[[Connection], T]) -> T:
         """Run a write of the administrator's between two batches, in a transaction of its own."""
@@ -149,7 +158,7 @@ class Store:
             outcome = await self._runner.write(work)
         except Exception as error:
             outcome = StoreFailed(said(error))
-        self._hot.forget()  # it changed rows that no view knows of
+        self.hot.forget()  # it changed rows that no view knows of
         _settle(future, outcome)
 
     def _group(self) -> "list[tuple[Command, asyncio.Future[Outcome]]]":
@@ -166,15 +175,20 @@ class Store:
         try:
             outcomes, hints = await self._transact(commands, heal)
         except Exception as error:
+            if busy(error):
+                for _, future in group:  # nothing was begun
+                    _settle(future, ApiError("busy", "another process holds the node's database; close it"))
+                return
             if _full(error):
                 for _, future in group:  # refused before the commit, and rolled back whole: reads go on
-                    _settle(future, ApiError("storage_full", "the node's disk is full; its owner must make room"))
+                    full = "the node's disk is full; its owner must make room"
+                    self._refuse(future, ApiError("storage_full", full, FULL_RETRY_MS))
                 return
             if _broken(error):
                 raise  # the disk: stop, never retry
             if len(group) == 1 and not heal and _clashes(error):
                 # Numbers that are taken: a row that says which is the newest is gone or wrong.
-                self._hot.forget()
+                self.hot.forget()
                 await self._commit(group, heal=True)
                 return
             if len(group) == 1:
@@ -188,6 +202,8 @@ class Store:
         self.commits += 1
         self.commands += len(group)
         for (_, future), outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, ApiError):
+                self.refused[outcome.code] += 1
             _settle(future, outcome)
         self._on_commit(hints)
 
@@ -196,10 +212,10 @@ class Store:
 
         def work(connection: Connection) -> tuple[list[Outcome], View]:
             with damaged.telling(self._note):
-                return batch.run(connection, self._statements, commands, self._context, self._close, self._hot, heal)
+                return batch.run(connection, self._statements, commands, self._context, self._close, self.hot, heal)
 
         outcomes, view = await self._runner.write(work, small=len(commands) <= SMALL)
-        self._hot.keep(view)
+        self.hot.keep(view)
         return outcomes, list(view.hints)
 
     def _fail(self, error: BaseException, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:

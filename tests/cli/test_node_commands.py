@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,58 @@ def test_help_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_yes_no_and_lists_are_shown_to_people_as_such(
+    made: Path, admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.answers["peer.list"] = [{"name": "b.test", "addresses": ["192.0.2.7:7701", "b\x07:1"], "up": True}]
+    capsys.readouterr()
+    assert main(["peer", "list", "-c", str(made)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split("  ")[1:] == ["192.0.2.7:7701, b\\u0007:1", "yes"]
+
+
+def test_what_is_missing_is_named_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, needs in ((["init"], "`roost init` needs DIR"), (["init", "x", "--name", "a.test"], "needs --listen")):
+        assert main(argv) == Exit.USAGE
+        assert needs in capsys.readouterr().err
+    assert main(["send", "--help"]) == 0
+    help = capsys.readouterr().out
+    assert " TEXT " in help
+    assert "--text" not in help
+
+
+def test_a_wildcard_address_without_a_public_one_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["init", str(tmp_path / "x"), "--name", "a.test", "--listen", "0.0.0.0:0"]
+    assert main(argv) == 0
+    made = tmp_path / "x" / "node.yaml"
+    assert main(["check", "-c", str(made)]) == 0
+    assert capsys.readouterr().out.count("warning: 0.0.0.0:0 is no address that others can call") == 2
+    assert main(["check", "-c", str(made), "--set", "advertise=[a.test:7701]", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == []
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_init_says_that_the_port_is_taken(
+    tmp_path: Path, kind: socket.SocketKind, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_INET, kind) as other:
+        other.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            other.listen()
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        assert main(["init", str(tmp_path / "x"), "--name", "a.test", "--listen", listen, "--json"]) == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert f"another program listens on {listen} now" in warning
+
+
+def test_status_for_people_is_without_what_only_programs_need(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["status", "-c", str(made)]) == 0
+    shown = capsys.readouterr().out
+    assert "users: 0" in shown
+    assert "incarnation" not in shown
+    assert main(["status", "-c", str(made), "--json"]) == 0
+    assert "incarnation" in json.loads(capsys.readouterr().out)

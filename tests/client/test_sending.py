@@ -252,6 +252,22 @@ async def test_a_key_stands_for_one_message(node: FakeNode, open_client: Open) -
     assert len(node.sends) == 1
 
 
+async def test_a_key_may_be_the_id_of_a_message_that_came(node: FakeNode, open_client: Open) -> None:
+    """A program that answers each message once takes its id for the answer's key."""
+    client = await open_client()
+    events = client.events(("message",))
+    await node.push(message(1))
+    change = await asyncio.wait_for(anext(events), WAIT_S)
+    assert change.message is not None
+    id = change.message.id or ""
+    await client.send(BOB, "the answer", key=id)
+    await _accepted(client, id)
+    assert (await client.send(BOB, "the answer", key=id)).id == "event-1"
+    assert [send.key for send in node.sends] == [id]
+    texts = {m.text for m in await client.messages(CONVERSATION)}
+    assert texts == {"m1", "the answer"}
+
+
 async def test_only_what_never_left_can_be_withdrawn(node: FakeNode, open_client: Open) -> None:
     node.down = True
     client = await open_client()

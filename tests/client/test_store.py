@@ -9,11 +9,20 @@ import pytest
 
 from federation.errors import AddressError
 from node import api
-from node.client import Client, NewerStore, ProfileError, ProfileInUse, StoreError, profile
+from node.client import (
+    Client,
+    NewerStore,
+    NodeKeyError,
+    ProfileError,
+    ProfileInUse,
+    StoreError,
+    Unreachable,
+    profile,
+)
 from node.client.profile import Facts
 from node.client.store import VERSION, Store
 from tests.client.conftest import Open
-from tests.client.fakenode import ALICE, FakeNode
+from tests.client.fakenode import ALICE, BOB, WAIT_S, FakeNode, message
 
 
 async def test_a_newer_store_is_refused(tmp_path: Path, open_client: Open) -> None:
@@ -23,6 +32,24 @@ async def test_a_newer_store_is_refused(tmp_path: Path, open_client: Open) -> No
     db.close()
     with pytest.raises(NewerStore, match="newer roost"):
         await open_client(path)
+
+
+async def test_an_older_store_keeps_what_it_had(tmp_path: Path, open_client: Open, node: FakeNode) -> None:
+    path = tmp_path / "cache.db"
+    await node.push(message(1), message(2))
+    client = await open_client(path)
+    first = await asyncio.wait_for(anext(client.events()), WAIT_S)
+    await client.close()
+    with sqlite3.connect(path) as db:  # as version 1 had it
+        db.execute("UPDATE message SET key = id")
+        db.execute("UPDATE journal SET ref = (SELECT id FROM message WHERE ref LIKE '%:' || id)")
+        db.execute("PRAGMA user_version=1")
+    db.close()
+    client = await open_client(path)
+    again = await asyncio.wait_for(anext(client.events()), WAIT_S)
+    assert again == first
+    assert again.message is not None
+    assert (await client.send(BOB, "an answer", key=again.message.id)).state == "queued"
 
 
 async def test_a_damaged_store_is_a_typed_error(tmp_path: Path, open_client: Open) -> None:
@@ -127,6 +154,25 @@ async def test_login_makes_a_profile_and_logout_takes_it_away(
     client = await Client.login("p", ALICE, str(node.link), "right", "laptop")
     assert (client.address, client.device, logins[-1].user) == (ALICE, "dev-1", "alice")
     await client.logout()
+    assert os.listdir(home / "profiles") == []
+
+
+async def test_a_profile_of_a_node_that_was_made_anew_can_be_forgotten(
+    home: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dial(link: object) -> object:
+        raise NodeKeyError("another node answered") if changed else Unreachable("nobody answers")
+
+    _make("p", node).release()
+    monkeypatch.setattr("node.client.client._dial", dial)
+    for changed in (True, False):  # noqa: B007 - read by `dial`
+        client = await Client.open_profile("p")
+        with pytest.raises((NodeKeyError, Unreachable)):
+            await client.logout()
+        await client.close()
+        assert (home / "profiles" / "p").exists()
+    client = await Client.open_profile("p")
+    assert not await client.logout(forget=True)
     assert os.listdir(home / "profiles") == []
 
 

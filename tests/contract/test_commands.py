@@ -18,7 +18,7 @@ from node.core.people import AddAccount, AddDevice, AddInvite, ChangeAccount, Ch
 from node.core.progress import Acknowledge, Consent, PeerAcked, Seen, receipts_arrived
 from node.core.receive import Receive
 from node.core.view import Key, View
-from node.storage import outgoing, reads
+from node.storage import outgoing, reads, waits
 from tests.contract.bench import DEVICE, NOW_MS, Bench, Far, Put
 
 
@@ -27,7 +27,7 @@ def log_of(bench: Bench, segment: Segment) -> Log:
 
 
 async def waiting(bench: Bench) -> dict[bytes, int]:
-    return await bench.store.read(reads.waiting)
+    return {peer: found.events for peer, found in (await bench.store.read(waits.waiting)).items()}
 
 
 async def test_send_stores_all_of_it_in_one_commit(bench: Bench) -> None:

@@ -1,7 +1,9 @@
 """The batch writer: what a batch costs, what harms it, and what it never does."""
 
 import asyncio
+import sqlite3
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from node.core import rows
 from node.core.people import AddAccount, AddDevice, ChangeAccount
 from node.core.progress import Acknowledge, Seen
 from node.core.view import Missing, View
-from node.storage import batch, reads
+from node.storage import batch, reads, runner
 from node.storage.migrate import migrate
 from node.storage.schema import NAMES
 from node.storage.writer import WAITING_MAX, Store, StoreFailed
@@ -187,7 +189,7 @@ async def test_a_cancelled_transaction_is_finished_and_frees_the_connection(benc
         else:
             connection.exec_driver_sql("SELECT pg_sleep(0.2)")
         migrate(connection)
-        connection.exec_driver_sql("INSERT INTO mailboxes VALUES ('kept', 1, 1)")
+        connection.exec_driver_sql("INSERT INTO mailboxes (local, position, items, bytes) VALUES ('kept', 1, 1, 0)")
 
     task = asyncio.ensure_future(bench.runner.write(slow))
     async with asyncio.timeout(20):
@@ -198,6 +200,27 @@ async def test_a_cancelled_transaction_is_finished_and_frees_the_connection(benc
         let_go.set()
         assert task.cancelled()
         assert await bench.get(rows.Mailbox, "kept") == rows.Mailbox("kept", 1, 1)
+
+
+async def test_another_process_that_holds_the_database_is_waited_for_and_then_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "BUSY_S", 0.1)
+    bench = Bench(f"sqlite:///{tmp_path / 'held.db'}")
+    await bench.open()
+    await bench.people("alice")
+    other = sqlite3.connect(tmp_path / "held.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ApiError, match="another process") as refused:
+        await bench.do(bench.send("k1", bench.user("alice")))
+    assert (refused.value.code, refused.value.retry) == ("busy", True)
+    monkeypatch.setattr(runner, "BUSY_S", 60)
+    waits = asyncio.ensure_future(bench.do(bench.send("k1", bench.user("alice"))))
+    assert await bench.store.read(reads.account, "alice") is not None  # reads go on
+    assert not waits.done()
+    other.close()
+    assert (await waits).seq == 1
+    await bench.close()
 
 
 async def test_a_failed_commit_is_answered_ok_to_nobody(bench: Bench) -> None:

@@ -43,18 +43,27 @@ class Box:
     def conf(self, name: str) -> Path:
         return self.folder / name / "node.yaml"
 
-    def serve(self, name: str) -> None:
+    def serve(self, name: str, says: str = "", *more: str) -> str:
+        """Its first line: `ready` or `held` and the node's name, which is the folder's unless given."""
         log = (self.folder / f"{name}.log").open("ab")
-        argv = self.argv("serve", "-c", self.conf(name), "--set", "link.backoff_cap_ms=1000")
+        argv = self.argv("serve", "-c", self.conf(name), "--set", "link.backoff_cap_ms=1000", *more)
         process = subprocess.Popen(argv, env=self.env, stdout=subprocess.PIPE, stderr=log, text=True)
         log.close()
         self.served[name] = process
+        line = self.line(name)
+        logged = (self.folder / f"{name}.log").read_text()[-800:]
+        assert line.split()[:2] in (["ready", says or name], ["held", says or name]), (line, logged)
+        return line
+
+    def line(self, name: str) -> str:
+        """What a served node prints next."""
+        process = self.served[name]
         assert process.stdout is not None
         watchdog = threading.Timer(30, process.kill)
         watchdog.start()
         line = process.stdout.readline()
         watchdog.cancel()
-        assert line.startswith(f"ready {name} "), (line, (self.folder / f"{name}.log").read_text()[-800:])
+        return line
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> int:
         process = self.served.pop(name)

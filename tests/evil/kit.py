@@ -22,6 +22,7 @@ from federation.identity import NodeKey, check_chain, hello_bytes, new_chain, sp
 from federation.ids import User, direct_conversation, notice_conversation
 from federation.memory import pair
 from federation.ports import Channel, ChannelClosed
+from federation.websocket import dial_link
 from node import api, coding
 from node.core.people import AddDevice
 from node.node import Node
@@ -36,7 +37,8 @@ _tokens = itertools.count(1)
 
 @asynccontextmanager
 async def served(node: Node) -> AsyncIterator[OpenDoor]:
-    """A way in through each door: `memory`, and with `listen` also `quic`, `json`, `msgpack` (WebSocket)."""
+    """A way in through each door: `memory`, and with `listen` also `quic`; over TCP `json` and `msgpack` for clients,
+    `tcp` for nodes."""
     tasks: set[asyncio.Future[Any]] = set()
     async with AsyncExitStack() as stack:
 
@@ -48,6 +50,8 @@ async def served(node: Node) -> AsyncIterator[OpenDoor]:
                 tasks.add(asyncio.ensure_future(node.service.accept(theirs)))
                 return ours
             assert node.config.listen is not None
+            if door == "tcp":
+                return await dial_link(node.config.listen, WAIT_S, "a test")
             where = split_host_port(node.config.listen)
             if door == "quic":
                 dialer = await stack.enter_async_context(Dialer())

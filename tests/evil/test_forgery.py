@@ -30,7 +30,7 @@ from tests.evil import kit
 from tests.evil.kit import Peer
 from tests.node.helpers import config, listening
 
-LINKS = ("memory", "quic")
+LINKS = ("memory", "quic", "tcp")
 DAY_MS = 24 * 3_600_000
 
 

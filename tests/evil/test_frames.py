@@ -124,7 +124,7 @@ async def test_b3_a_length_is_refused_before_anything_is_held(
     tracemalloc.start()
     channel._quic.send_stream_data(channel.stream_id, nasty.LENGTHS[length].to_bytes(4, "big") + bytes(1000))
     channel._connection.schedule()
-    with pytest.raises(ChannelClosed, match=r"longer than|has forgotten this connection"):  # said, or said again
+    with pytest.raises(ChannelClosed, match="longer than"):
         await kit.drain(channel)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -251,6 +251,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "peer.block": {"node": "known.test"}, "peer.remove": {"node": "known.test"}, "why": {"event": "?"},
     "restore.accept": {}, "verify": {}, "quarantine.list": {}, "quarantine.replay": {"id": "?"},
     "quarantine.drop": {"id": "?"},
+    "backup": {"file": "/", "text": ""},
 }  # fmt: skip
 
 
@@ -344,7 +345,7 @@ async def test_a1_a2_clients(node: Node, door: str) -> None:
     compare("client", got)
 
 
-@pytest.mark.parametrize("door", ["memory", "quic"])
+@pytest.mark.parametrize("door", ["memory", "quic", "tcp"])
 async def test_a1_a2_links(node: Node, door: str) -> None:
     await node.create_user("bob")
     got: dict[str, dict[str, str]] = {}

@@ -127,7 +127,7 @@ async def test_one_address_cannot_take_the_places_of_all(monkeypatch: pytest.Mon
         silent = [await greedy.dial(where, NODE) for _ in range(3)]
         with pytest.raises(ChannelClosed, match="no answer"):
             await greedy.dial(where, NODE, timeout=0.3)
-        assert endpoint.counters.refused > 0
+        assert endpoint.counters.refused == endpoint.counters.crowded > 0
         channel = await other.dial(where, NODE)
         await channel.send(b"x")
         assert await receive(await inbox.next(), 1) == [b"x"]
@@ -169,6 +169,20 @@ async def test_a_peer_of_a_killed_node_learns_it_from_its_next_word() -> None:
                 await channel.recv()
         assert second.counters.resets == 1
         assert second.counters.bytes_sent < second.counters.bytes_received
+
+
+async def test_a_reason_that_was_said_is_not_lost_to_a_reset() -> None:
+    inbox = Inbox()
+    async with listening(inbox) as endpoint, Dialer() as dialer:
+        channel = await dialer.dial(("127.0.0.1", endpoint.port), NODE)
+        await channel.send(b"hello")
+        there = await inbox.next()
+        there._connection.close("for a reason")
+        await channel.send(b"still talking")
+        channel._connection._transmit()  # at once: the goodbye and the reset that answers this come together
+        with pytest.raises(ChannelClosed, match="for a reason"):
+            await channel.recv()
+        inbox.over.set()
 
 
 async def test_who_has_not_the_key_ends_nothing() -> None:
@@ -216,7 +230,7 @@ async def test_resets_are_shorter_than_what_they_answer_and_few(monkeypatch: pyt
         for _ in range(50):
             endpoint.stray(b"\x40" + bytes(1200), where)
         assert sent == [RESET_BYTES_MIN, *[module.RESET_BYTES_MAX] * 4]
-        assert endpoint.counters.resets == 5
+        assert (endpoint.counters.resets, endpoint.counters.resets_refused) == (5, 46)
 
 
 async def test_two_who_answer_each_other_stop() -> None:

@@ -11,6 +11,7 @@ from node.admin import AdminError, call
 from node.api import ApiError
 from node.config import Config
 from node.node import Node
+from node.storage import life
 from tests.node.helpers import WAIT_S, Client, again, befriend, connect, listening, stranger
 
 
@@ -216,3 +217,17 @@ async def test_a_node_that_is_not_held_has_nothing_to_accept(tmp_path: Path) -> 
     async with Node.open(config):
         with pytest.raises(AdminError, match="not held"):
             await call(config, "restore.accept", {})
+
+
+async def test_a_build_that_ignores_its_witness_goes_on_from_an_old_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test of the tests above: they fail without the look at the file."""
+    config = listening(tmp_path)
+    await some_lives(config)
+    copy = (config.data_path / "roost.db").read_bytes()
+    await some_lives(config, 1)
+    (config.data_path / "roost.db").write_bytes(copy)
+    monkeypatch.setattr(life, "judge", lambda *args: "")
+    async with Node.open(config) as node:
+        assert node.held == ""

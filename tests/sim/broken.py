@@ -9,8 +9,11 @@ from unittest.mock import patch
 
 from federation.event import read_event
 from node.core import log, rows
+from node.core.heal import Rewind
 from node.core.receive import Receive
 from node.core.send import Send
+from node.healing import Healing
+from node.storage import life
 from node.storage.runner import InlineRunner
 
 EARLY_S = 0.5  # how long the early runner lets a transaction lie
@@ -53,7 +56,7 @@ class EarlyRunner(InlineRunner):
         await super().close()
 
 
-def _redeliver(self: Receive, view: Any, context: Any, seq: int, signed: Any) -> Any:
+def _redeliver(self: Receive, view: Any, context: Any, seq: int, signed: Any, *rest: Any) -> Any:
     """In place of `Receive._repeat`: what came again is new again."""
     local = self._local(context)
     if local and view.get(rows.Conversation, self.segment.conversation) is not None:
@@ -101,7 +104,46 @@ def idempotency_ignored() -> Iterator[Any]:
         yield InlineRunner
 
 
+@contextmanager
+def tokens_survive_a_restore() -> Iterator[Any]:
+    """What was revoked after the copy revives with it."""
+    real = life.accept
+
+    def accept(connection: Any, *args: Any) -> Any:
+        live = connection.exec_driver_sql("SELECT device FROM devices WHERE revoked_ms = 0").all()
+        stamp = real(connection, *args)
+        for (device,) in live:
+            connection.exec_driver_sql("UPDATE devices SET revoked_ms = 0 WHERE device = ?", (device,))
+        return stamp
+
+    with patch.object(life, "accept", accept):
+        yield InlineRunner
+
+
+@contextmanager
+def what_was_acknowledged_is_not_sent_again() -> Iterator[Any]:
+    with patch.object(Rewind, "decide", lambda self, view, context: None):
+        yield InlineRunner
+
+
+@contextmanager
+def own_events_are_not_given_back() -> Iterator[Any]:
+    def nothing(self: Healing, peer: bytes, ask: Any) -> Any:
+        return asyncio.sleep(0)
+
+    with patch.object(Healing, "_bring_home", nothing):
+        yield InlineRunner
+
+
 BUILDS = {
     build.__name__: build
-    for build in (acknowledges_before_commit, dedupe_off, high_water_mark_not_stored, idempotency_ignored)
+    for build in (
+        acknowledges_before_commit,
+        dedupe_off,
+        high_water_mark_not_stored,
+        idempotency_ignored,
+        tokens_survive_a_restore,
+        what_was_acknowledged_is_not_sent_again,
+        own_events_are_not_given_back,
+    )
 }

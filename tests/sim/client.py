@@ -30,6 +30,7 @@ class Saying:
     refused: str = ""
     sent_on: int = 0  # the connection that it last went out on
     answers: list[str] = field(default_factory=list)  # the event ids that retries were told
+    unknown: bool = False  # the device that said it is dead, and may have been heard
 
 
 class Client:
@@ -49,6 +50,7 @@ class Client:
         self._channel: Channel | None = None
         self._connection = self._requests = self._ready_on = 0
         self.histories: dict[str, list[str]] = {}  # filled by the checker
+        self._made = 0  # how often the node had been restored when this device was
         self.calm = False  # after the faults: acknowledge at once, forget nothing
 
     # --- connection ---------------------------------------------------------------------------------------------------
@@ -96,6 +98,17 @@ class Client:
         if self._channel is not None:
             await self._channel.send(*(coding.MSGPACK.encode(frame) for frame in frames))
 
+    def _new_device(self) -> None:
+        """The node was restored: this device is dead, and the next one begins from nothing."""
+        self.token, self.store, self.position, self.stored = "", "", 0, {}
+        self.read_upto = {}  # what it confirmed may be lost too
+        for s in self.sayings:
+            if s.accepted is None and not s.refused and s.sent_on:
+                s.refused, s.unknown = "its device died", True
+        for at in [at for at in self.world.watermarks if at[0] == self.name]:
+            del self.world.watermarks[at]
+        self.world.note(self.name, "has to log in again")
+
     def _number(self, what: Any) -> int:
         self._requests += 1
         self._waiting[self._requests] = what
@@ -136,6 +149,7 @@ class Client:
         for s in self.sayings:
             if s.accepted is None and not s.refused and s.sent_on != self._connection:
                 frames.append(api.Send(self._number(s), s.key, s.to, s.body))
+                s.unknown = s.unknown or (self.host.old and s.sent_on > 0)  # a copy forgot that it took it
                 s.sent_on = self._connection
             if self.world.plan.patient and s.accepted is None and not s.refused:
                 break
@@ -158,12 +172,17 @@ class Client:
             self._said(waiting, frame)
             await self._pump()
         elif isinstance(frame, api.Error):
+            if waiting == "auth" and frame.code == "bad_token":
+                self._new_device()
             raise ChannelClosed(frame.message)
         elif waiting == "login":
             self.token = frame.result.token  # type: ignore[union-attr]
+            self._made = self.host.restores
             await self._auth()
         elif waiting == "auth":
             self._ready_on = self._connection
+            if self._made != self.host.restores:
+                self.world.violations.append(f"{self.name}: a token from before the restore still opens")
             await self._pump()
         elif isinstance(waiting, api.Read):
             for mark in waiting.marks:
@@ -172,7 +191,7 @@ class Client:
 
     def _said(self, saying: Saying, frame: api.Reply | api.Error) -> None:
         if isinstance(frame, api.Error):
-            if api.CODES[frame.code][0]:
+            if api.CODES[frame.code][0] or frame.code in ("held", "bad_token"):
                 raise ChannelClosed("try again")  # unknown or transient: the same key goes out again
             saying.refused = frame.code
             self.world.note(self.name, f"{saying.key} is refused: {frame.code}", saying.key)

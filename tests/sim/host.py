@@ -1,7 +1,8 @@
 """One simulated machine: a database file that stays, and node lives that come and go on it."""
 
 import asyncio
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from contextvars import Context, copy_context
 from pathlib import Path
 from random import Random
@@ -12,6 +13,7 @@ from node import keys
 from node.api import ApiError
 from node.config import Config, Link
 from node.core.peers import ChangePeer
+from node.hold import accept, hold
 from node.node import Node
 from node.storage.migrate import migrate
 from node.storage.runner import InlineRunner
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 _template: list[bytes] = []
+KNOWS_S = 15  # after this the administrator knows, whoever did not say it
 
 
 def template(folder: Path) -> bytes:
@@ -154,6 +157,11 @@ class Host:
         self.life: Life | None = None
         self.downtime = self.full_until = 0.0
         self.lives = 0
+        self.copy: dict[str, bytes] = {}  # of the store's files, from an earlier moment
+        self.going_back = self.told = False
+        self.old = False  # its store is a copy that was not accepted yet
+        self.restores = 0  # accepted ones
+        self.lost: set[bytes] = set()  # events of then that neither the copy nor a peer had
 
     async def run(self) -> None:
         """One life after the other."""
@@ -171,6 +179,60 @@ class Host:
                 self.world.violations += [f"{self.name}: does not end when cancelled: {task}" for task in left]
             await life.runner.close()
             await asyncio.sleep(0 if self.world.healed else self.downtime)
+            if self.going_back:
+                self._go_back()
+
+    # --- a restore ----------------------------------------------------------------------------------------------------
+    def take_copy(self) -> None:
+        """Between two transactions: none is open while the loop does something else."""
+        self.copy = {file.name: file.read_bytes() for file in self.folder.glob("roost.db*") if file.suffix != ".db-shm"}
+        self.world.note(self.name, "is copied")
+
+    def set_back(self, told: bool) -> None:
+        """The disk is lost and the copy takes its place; `told`: by `roost restore`, which says so to the node."""
+        if not self.copy:
+            return
+        self.going_back, self.told = True, told
+        if self.life is not None and not self.life.dead:
+            self.life.crash("loses its disk")
+
+    def _go_back(self) -> None:
+        before = self._events(self.folder)
+        for file in self.folder.glob("roost.db*"):
+            file.unlink()
+        for name, content in self.copy.items():
+            (self.folder / name).write_bytes(content)
+        elsewhere = [self._events(host.folder) for host in self.world.hosts.values() if host is not self]
+        self.lost |= before.difference(self._events(self.folder), *elsewhere)
+        self.going_back, self.old = False, True
+        self.world.note(self.name, f"is set back; {len(self.lost)} events are lost for good")
+        self.world.tasks.append(asyncio.ensure_future(self._accept()))
+
+    @staticmethod
+    def _events(folder: Path) -> set[bytes]:
+        with closing(sqlite3.connect(folder / "roost.db")) as store:
+            return {event for (event,) in store.execute("SELECT event FROM events WHERE refused = ''")}
+
+    async def _accept(self) -> None:
+        """The administrator: hears from the node that it is held, or knows; and accepts."""
+        wait = 0 if self.told else KNOWS_S
+        while True:
+            await asyncio.sleep(1)
+            wait -= 1
+            if self.life is None or not self.life.up:
+                continue
+            node = self.life.node
+            try:
+                if not node.held and wait <= 0:
+                    await self.life.spawn(hold(node, "the administrator knows"))
+                if node.held:
+                    self.world.note(self.name, f"is held: {node.held}")
+                    await self.life.spawn(accept(node))
+                    self.restores, self.old = self.restores + 1, False
+                    self.world.note(self.name, "was accepted")
+                    return
+            except (ApiError, StoreFailed, asyncio.CancelledError):
+                continue  # no room, or it died meanwhile
 
     def connect(self) -> Channel:
         """A client's connection to the life that is up now."""

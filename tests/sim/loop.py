@@ -8,6 +8,7 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -85,6 +86,12 @@ class SimSystem(System):
 
     def monotonic_ms(self) -> int:
         return int(self._loop.time() * 1000)
+
+    def awake_ms(self) -> int:
+        return self.monotonic_ms()
+
+    def disk(self, path: Path) -> tuple[int, int]:
+        return 1 << 40, 1 << 40
 
     def wall_ms(self) -> int:
         return EPOCH_MS + self._skew_ms + int(self._loop.time() * 1000)

@@ -8,6 +8,7 @@ POINTS = ("before commit", "after commit", "received", "acknowledged")
 KINDS = ("crash at",) * 3 + (
     *("crash", "stop", "cut", "half-open", "partition", "blackhole", "client", "block", "full"),
 )
+RESTORES = 0.2  # of all runs: a node's store is set back to an earlier moment
 BURST = 300  # messages at once: more than any window
 NAMES = ("ash.sim", "birch.sim", "cedar.sim")
 
@@ -20,7 +21,7 @@ class Writes(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """`point`, `other` and `seconds` mean something for some kinds only."""
+    """`point`, `other` and `seconds` mean something for some kinds only; of a restore they say how old the copy is."""
 
     at: float
     kind: str
@@ -66,6 +67,11 @@ def draw(chance: Random) -> Plan:
     if chance.random() < 0.1:
         skew[hosts[0]] = chance.choice((-1, 1)) * 400_000
     writes, faults = _writes(chance, users, seconds), _faults(chance, hosts, seconds)
+    if chance.random() < RESTORES:
+        at, host = chance.uniform(1, seconds), chance.choice(hosts)
+        faults = tuple(
+            sorted((*faults, Fault(at, "restore", host, "", chance.uniform(0.5, at), "", chance.randint(0, 1))))
+        )
     mailbox = chance.choice((3, 500_000, 500_000, 500_000))
     patient = mailbox < BURST or any(fault.kind == "full" for fault in faults)
     window, window_bytes = chance.choice((1, 3, 256)), chance.choice((1_000, 4 << 20))

@@ -1,0 +1,121 @@
+"""`python -m tests.faults.builds NAME serve ...`: the same command, wrong on purpose or with a shifted clock.
+
+A suite that cannot tell the broken builds from the good one proves nothing. `NAME` may be several, with `+` between.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from federation import running, wire
+from node.cli.app import main
+from node.storage import runner
+from node.storage.runner import Owned, SqliteRunner
+from node.system import System
+from tests.sim import broken
+
+HELD = ExitStack()
+EARLY_S = 0.3  # how long the early build lets a transaction lie
+
+
+def acknowledges_before_commit() -> None:
+    """What was promised in the last moments dies with the process."""
+    real_begin, real_commit = Owned.begin, Owned.commit
+    lies: dict[Owned, threading.Timer] = {}
+    turn = threading.RLock()
+
+    def begin(self: Owned) -> Any:
+        with turn:
+            return self._connection if self in lies else real_begin(self)
+
+    def commit(self: Owned) -> None:
+        if self._begin == runner.BEGIN[False]:
+            return real_commit(self)
+
+        def late() -> None:
+            with turn:
+                del lies[self]
+                real_commit(self)
+
+        with turn:
+            if self not in lies:
+                lies[self] = threading.Timer(EARLY_S, late)
+                lies[self].daemon = True
+                lies[self].start()
+        return None
+
+    Owned.begin, Owned.commit = begin, commit  # type: ignore[method-assign]
+    # Readers must see what the open transaction holds, or nothing would be pushed before its late commit.
+    SqliteRunner.read = lambda self, work, hot=False: _inside(self, work)  # type: ignore[method-assign]
+
+
+async def _inside(self: SqliteRunner, work: Callable[[Any], Any]) -> Any:
+    return await self.write(work, small=True)
+
+
+def commits_without_sync() -> None:
+    """WAL with synchronous=NORMAL: a commit waits for nothing that would survive the power going."""
+    real = runner.sqlite_engine
+
+    def engine(*args: Any, **named: Any) -> Any:
+        from sqlalchemy import event
+
+        made = real(*args, **named)
+        event.listen(made, "connect", lambda raw, record: raw.execute("PRAGMA synchronous=NORMAL"))
+        return made
+
+    runner.sqlite_engine = engine
+
+
+def dies_before_acknowledging() -> None:
+    """Not wrong, only unlucky: a receiver that is killed between its commit and its word about it, each time at
+    the so manieth (`DIES_AT`) of its life."""
+    left = int(os.environ["DIES_AT"])
+    real = wire.encode
+
+    def encode(frame: Any) -> bytes:
+        nonlocal left
+        if isinstance(frame, wire.Acks):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return real(frame)
+
+    running.wire.encode = encode  # type: ignore[attr-defined]
+
+
+def _patched(name: str) -> Callable[[], None]:
+    def apply() -> None:
+        HELD.enter_context(broken.BUILDS[name]())
+
+    return apply
+
+
+def shifted_clock() -> None:
+    """`CLOCK`: seconds to add, or `jitter` for another hour each second."""
+    shift, real = os.environ["CLOCK"], System.wall_ms
+
+    def wall_ms(self: System) -> int:
+        if shift == "jitter":
+            return real(self) + (self.monotonic_ms() // 1000 * 7919 % 7200 - 3600) * 1000
+        return real(self) + int(shift) * 1000
+
+    System.wall_ms = wall_ms  # type: ignore[method-assign]
+
+
+BUILDS: dict[str, Callable[[], None]] = {
+    "acknowledges_before_commit": acknowledges_before_commit,
+    "commits_without_sync": commits_without_sync,
+    "dies_before_acknowledging": dies_before_acknowledging,
+    "shifted_clock": shifted_clock,
+    **{name: _patched(name) for name in ("dedupe_off", "high_water_mark_not_stored", "idempotency_ignored")},
+}
+
+if __name__ == "__main__":
+    for name in sys.argv.pop(1).split("+"):
+        BUILDS[name]()
+    sys.exit(main())
