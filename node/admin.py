@@ -16,9 +16,9 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api, keys, queues
+from node import api, doctor, keys, queues
 from node.api import ApiError
-from node.config import DATABASE, Config
+from node.config import DATABASE, SOCKET, Config
 from node.core import rows
 from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
@@ -32,7 +32,6 @@ from node.system import token_hash
 if TYPE_CHECKING:
     from node.node import Node
 
-SOCKET = "admin.sock"
 LINE_BYTES_MAX = 1 << 20
 OPEN_MAX = 64  # connections at once
 ANSWER_BYTES_MAX = 256 << 20  # a list of everything there is
@@ -242,6 +241,7 @@ OPERATIONS: dict[str, Operation] = {
     "backup": _backup,
     "restore.accept": _restore_accept,
     "why": _why,
+    "doctor": doctor.examine,
     "queue.list": queues.show,
     "queue.flush": queues.flush,
     "queue.expire": queues.expire,

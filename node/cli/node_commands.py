@@ -34,7 +34,7 @@ InviteId = Annotated[str, Parameter(help="The id that `roost invite list` prints
 
 
 def add_to(app: App) -> None:
-    alone: tuple[Callable[..., Any], ...] = (init, serve, link, check, status)
+    alone: tuple[Callable[..., Any], ...] = (init, serve, link, check, doctor, status)
     for command in alone:
         app.command(command)
     groups: tuple[tuple[str, str, tuple[Callable[..., Any], ...]], ...] = (
@@ -215,6 +215,18 @@ async def check(*, config: ConfigFile, sets: Sets = [], json: Json = False) -> i
     for warning in settings.warnings if not json else []:
         output.line(output.safe(f"warning: {warning}"))
     return Exit.STORE if problems else Exit.REACHED
+
+
+async def doctor(*, config: ConfigFile, json: Json = False) -> int:
+    """Look for what keeps the node from working well: ports, addresses, peers, clock, disk, files, weak settings."""
+    answer = await ask(load_config(config, []), "doctor", file=str(config.resolve()))
+    if json:
+        output.obj(answer)
+    for finding in answer["findings"] if not json else []:
+        output.line(output.safe(f"{finding['check']}: {finding['problem']}. Fix: {finding['fix']}"))
+    if not json and answer["ok"]:
+        output.line(f"nothing to put right: looked at {', '.join(answer['checked'])}")
+    return Exit.REACHED if answer["ok"] else Exit.REFUSED
 
 
 async def status(*, config: ConfigFile, json: Json = False) -> None:

@@ -196,3 +196,19 @@ def test_a_queue_is_given_up_only_by_name(
     assert capsys.readouterr().out.startswith("gave up 3 messages for b.test; their senders see it; 1 other")
     assert main(["queue", "flush", "-c", str(made)]) == 0
     assert capsys.readouterr().out == "trying b.test now\n"
+
+
+def test_doctor_says_what_to_do_and_its_exit_code_tells(
+    made: Path, admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = {"check": "disk", "problem": "3 MiB are free\x07", "fix": "make room"}
+    admin.answers["doctor"] = {"ok": False, "checked": ["disk"], "findings": [finding]}
+    capsys.readouterr()
+    assert main(["doctor", "-c", str(made)]) == Exit.REFUSED
+    assert capsys.readouterr().out == "disk: 3 MiB are free\\u0007. Fix: make room\n"
+    admin.answers["doctor"] = {"ok": True, "checked": ["disk", "clock"], "findings": []}
+    assert main(["doctor", "-c", str(made)]) == 0
+    assert capsys.readouterr().out == "nothing to put right: looked at disk, clock\n"
+    assert main(["doctor", "-c", str(made), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"]
+    assert admin.asked[0] == ("doctor", {"file": str(made)})
