@@ -16,7 +16,7 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api, keys
+from node import api, keys, queues
 from node.api import ApiError
 from node.config import DATABASE, Config
 from node.core import rows
@@ -242,6 +242,9 @@ OPERATIONS: dict[str, Operation] = {
     "backup": _backup,
     "restore.accept": _restore_accept,
     "why": _why,
+    "queue.list": queues.show,
+    "queue.flush": queues.flush,
+    "queue.expire": queues.expire,
 }
 
 

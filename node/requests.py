@@ -102,11 +102,12 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
             messages.append(render.damaged(p.why, *p[2:]))
             continue
         mine = p.origin == node.us.node and p.event.sender == device.local
-        state = ""
+        state = reason = ""
         if mine:
             to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
-            state = to[0].state if to else "accepted"
-        messages.append(render.message(p.origin, p.incarnation, p.event, p.header, node.directory.address, 0, state))
+            state, reason = (to[0].state, to[0].reason) if to else ("accepted", "")
+        address = node.directory.address
+        messages.append(render.message(p.origin, p.incarnation, p.event, p.header, address, 0, state, reason))
     return api.History(tuple(messages), more)
 
 

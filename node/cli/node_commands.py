@@ -28,6 +28,8 @@ STATUS_FOR_PROGRAMS = ("incarnation", "store")  # says nothing to people
 
 PeerLink = Annotated[str, Parameter(help="As `roost link` prints it on the other node, in quotes.")]
 PeerName = Annotated[str, Parameter(help="Its name or id, as `roost peer list` prints them.")]
+OnePeer = Annotated[str, Parameter(help="Only this node, by name or id.")]
+Yes = Annotated[bool, Parameter(name="--yes", negative="", help="Do not ask for the name again.")]
 InviteId = Annotated[str, Parameter(help="The id that `roost invite list` prints.")]
 
 
@@ -43,6 +45,7 @@ def add_to(app: App) -> None:
         ),
         ("invite", "Invites to register.", (invite_new, invite_list, invite_revoke)),
         ("peer", "Other nodes.", (peer_add, peer_list, peer_accept, peer_block, peer_remove)),
+        ("queue", "What waits for other nodes.", (queue_list, queue_flush, queue_expire)),
     )
     for name, subject, commands in groups:
         group = App(name=name, help=subject)
@@ -249,7 +252,7 @@ async def user_delete(
     /,
     *,
     config: ConfigFile,
-    yes: Annotated[bool, Parameter(name="--yes", negative="", help="Do not ask for the name again.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Delete an account for ever; its name stays reserved."""
@@ -327,3 +330,38 @@ async def peer_block(node: PeerName, /, *, config: ConfigFile, json: Json = Fals
 async def peer_remove(node: PeerName, /, *, config: ConfigFile, json: Json = False) -> None:
     """Forget a node."""
     await _run(config, "peer.remove", json, f"removed {node}", node=node)
+
+
+# --- queues -------------------------------------------------------------------------------------------------
+async def queue_list(*, config: ConfigFile, peer: OnePeer = "", json: Json = False) -> None:
+    """List for each node how much waits for it, since when, why, and when it is tried again."""
+    found = await ask(load_config(config, []), "queue.list", peer=peer)
+    if not json:
+        for record in found:
+            record["next try"] = "-" if (wait := record.pop("next_s")) is None else f"in {wait} s" if wait else "now"
+            record["reason"] = record.pop("reason")  # the longest is last
+    output.show(found, json)
+
+
+async def queue_flush(*, config: ConfigFile, peer: OnePeer = "", json: Json = False) -> None:
+    """Try now what waits, for one node or for all."""
+    answer = await ask(load_config(config, []), "queue.flush", peer=peer)
+    flushed = ", ".join(answer["flushed"])
+    said = f"trying {flushed} now" if flushed else "nothing to try: nothing waits, or the node does not run"
+    output.obj(answer) if json else output.line(output.safe(said))
+
+
+async def queue_expire(
+    *,
+    config: ConfigFile,
+    peer: PeerName,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Give up the messages that wait for a node: their senders see them failed."""
+    if not yes and sys.stdin.isatty() and _typed(f"Type {output.safe(peer)} to give up what waits for it: ") != peer:
+        raise CliError(Exit.REFUSED, "not_confirmed", "the name does not agree; nothing was given up", "try again")
+    answer = await ask(load_config(config, []), "queue.expire", peer=peer)
+    left = f"; {answer['left']} other events still wait, such as receipts" if answer["left"] else ""
+    said = f"gave up {answer['failed']} messages for {answer['peer']}; their senders see it{left}"
+    output.obj(answer) if json else output.line(output.safe(said))

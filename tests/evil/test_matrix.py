@@ -250,6 +250,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "invite.revoke": {"id": "?"}, "peer.add": {"link": "?"}, "peer.accept": {"node": "known.test"},
     "peer.block": {"node": "known.test"}, "peer.remove": {"node": "known.test"}, "why": {"event": "?"},
     "restore.accept": {}, "backup": {"file": "/", "text": ""},
+    "queue.list": {}, "queue.flush": {}, "queue.expire": {"peer": "known.test"},
 }  # fmt: skip
 
 
