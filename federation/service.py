@@ -39,6 +39,10 @@ class Service:
         self._dial = dial
         self._wake.set()
 
+    @property
+    def can_call(self) -> bool:
+        return self._dial is not None
+
     # --- hints --------------------------------------------------------------------------------------------------------
     def poke(self, peer: bytes) -> None:
         """There may be work for this peer."""

@@ -16,9 +16,9 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api, keys, repair
+from node import api, doctor, keys, queues, repair
 from node.api import ApiError
-from node.config import DATABASE, Config
+from node.config import DATABASE, SOCKET, Config
 from node.core import rows
 from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
@@ -32,7 +32,6 @@ from node.system import token_hash
 if TYPE_CHECKING:
     from node.node import Node
 
-SOCKET = "admin.sock"
 LINE_BYTES_MAX = 1 << 20
 OPEN_MAX = 64  # connections at once
 ANSWER_BYTES_MAX = 256 << 20  # a list of everything there is
@@ -123,7 +122,11 @@ def _user_state(state: Any) -> "Operation":
 async def _user_passwd(node: "Node", args: Args) -> Any:
     hashed = await node.hash_password(args["password"])
     await node.store.submit(ChangeAccount(args["name"], password=hashed))
-    return {"name": args["name"]}
+    # After it: no login with the old password comes any more.
+    found = [] if args.get("keep_devices") else await node.store.read(reads.devices_of, str(args["name"]))
+    devices = tuple(device.device for device in found)
+    await node.store.submit(ChangeAccount(args["name"], revoke=devices))
+    return {"name": args["name"], "logged_out": len(devices)}
 
 
 async def _invite_new(node: "Node", args: Args) -> Any:
@@ -243,6 +246,10 @@ OPERATIONS: dict[str, Operation] = {
     "backup": _backup,
     "restore.accept": _restore_accept,
     "why": _why,
+    "doctor": doctor.examine,
+    "queue.list": queues.show,
+    "queue.flush": queues.flush,
+    "queue.expire": queues.expire,
     **repair.OPERATIONS,
 }
 

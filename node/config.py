@@ -26,7 +26,7 @@ SERVER_URL = re.compile(
 )
 
 
-DATABASE = "roost.db"  # in the data directory
+DATABASE, SOCKET = "roost.db", "admin.sock"  # in the data directory
 
 
 class ConfigError(ValueError):

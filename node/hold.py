@@ -54,7 +54,7 @@ async def hold(node: "Node", reason: str, stamp: int = 0) -> None:
     try:
         await node.store.submit(Hold(reason, stamp))
     except (ApiError, StoreFailed) as error:
-        log.error("that this node is held could not be stored: %s", error)  # a peer will show it again
+        log.warning("that this node is held could not be stored: %s", error)  # a peer will show it again
 
 
 def quiet(node: "Node", reason: str) -> None:

@@ -142,9 +142,7 @@ class Node:
             policy=self.config.federation.policy,
         )  # fmt: skip
         set_limits(context, self.config.limits)
-        self.store = Store(
-            self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed
-        )
+        self.store = Store(self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._fail)
         context.keys, context.restored = event_keys(self.us.chain), begun.restored
         context.last_stamp = await self.store.read(reads.newest_stamp)
         self.directory.load(await self.store.read(reads.all_peers))
@@ -181,9 +179,6 @@ class Node:
     def report(self, error: BaseException) -> None:
         """A bug in one request: told in the log, never to the network."""
         log.error("a request failed by a bug: %r", error, exc_info=error)
-
-    def _store_failed(self, error: BaseException) -> None:
-        self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         if not self.failed.done():

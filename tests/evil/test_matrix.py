@@ -249,9 +249,9 @@ ADMIN: dict[str, dict[str, Any]] = {
     "user.disable": {"name": "?"}, "user.enable": {"name": "?"}, "user.delete": {"name": "?"},
     "invite.revoke": {"id": "?"}, "peer.add": {"link": "?"}, "peer.accept": {"node": "known.test"},
     "peer.block": {"node": "known.test"}, "peer.remove": {"node": "known.test"}, "why": {"event": "?"},
-    "restore.accept": {}, "verify": {}, "quarantine.list": {}, "quarantine.replay": {"id": "?"},
-    "quarantine.drop": {"id": "?"},
-    "backup": {"file": "/", "text": ""},
+    "restore.accept": {}, "backup": {"file": "/", "text": ""},
+    "doctor": {}, "queue.list": {}, "queue.flush": {}, "queue.expire": {"peer": "known.test"},
+    "verify": {}, "quarantine.list": {}, "quarantine.replay": {"id": "?"}, "quarantine.drop": {"id": "?"},
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from tests.faults import crashes, disks
+from tests.faults import crashes, disks, power
 from tests.faults.town import Town
 
 
@@ -21,9 +21,11 @@ CASES = {
     "C2": Case("killed at the Nth send to a client or a peer", crashes.c2, ("acknowledges_before_commit",)),
     "C3": Case("receiver killed between commit and acknowledgement", crashes.c3,
                ("dedupe_off", "high_water_mark_not_stored"), needs=()),
-    "C6": Case("killed at the Nth write to the database", crashes.c6, ("idempotency_ignored",)),
+    "C4": Case("power cut at every sync and every word", power.c4, ("commits_without_sync",), "a"),
+    "C6": Case("killed at the Nth write to the database", crashes.c6, ("acknowledges_before_commit",)),
     "C6 first": Case("killed at the Nth write of the first start", crashes.c6_first_start, ()),
     "C8": Case("random kills of three nodes", crashes.c8, ("acknowledges_before_commit",), "abc", ()),
+    "C10": Case("a client killed between OK and its own store", crashes.c10, ("idempotency_ignored",)),
     "D1": Case("the disk fills, and empties", disks.d1, (), needs=("mount",), before=disks.small_disk),
     "D2": Case("no space at the Nth write", disks.d2, ("acknowledges_before_commit",)),
     "D3": Case("the Nth sync fails", disks.d3, ("acknowledges_before_commit",)),
