@@ -258,7 +258,7 @@ class Node:
                 log.warning("%s sent two events under one number: kept as evidence", key)
 
     async def _load_peers(self) -> None:
-        self.directory.load(await self.store.read(reads.all_peers))
+        await self.directory.follow(partial(self.store.read, reads.all_peers))
 
     async def _release(self, conversation: bytes, local: str) -> None:
         """Receipts that a request held back. Lost in a crash, the next ones of the same logs say it too."""
