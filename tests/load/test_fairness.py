@@ -20,7 +20,7 @@ MESSAGES = (
     30  # of a round; with what acknowledges them all rounds are less than ten seconds' worth, which may come at once
 )
 ROUNDS = 5
-CPU_SHARE_MAX = 0.5  # of one core
+SLOWER_MAX = 10
 
 
 async def refused(config: Config, bound: str) -> int:
@@ -40,9 +40,9 @@ async def round_of(quiet: Person, other: Person, count: int = MESSAGES) -> list[
 
 @pytest.mark.timeout(300 if kit.FULL else 120)
 async def test_l9_a_noisy_user_and_a_noisy_peer_are_told_and_others_served(tmp_path: Path) -> None:
-    """Timed twice, with the noise at another node and at this one: the machine is as busy both times. Where others use
-    the machine too these times are chance, so they are shown; what must hold is that the noise gets so little of the
-    node that others find it free more often than not."""
+    """Timed twice, with the noise at another node and at this one: the machine is as busy both times. Twice as long is
+    what a quiet machine shows. On one that others use too every figure varies as much by itself, so what fails here is
+    ten times as long: without the rates it is some hundred times."""
     limits = Limits(requests_per_second=PER_S, peer_events_per_second=PER_S)
     here, there = (listening(tmp_path, name, limits=limits) for name in ("a.test", "c.test"))
     peer = listening(tmp_path, "b.test", limits=Limits(requests_per_second=10**6))
@@ -76,7 +76,8 @@ async def test_l9_a_noisy_user_and_a_noisy_peer_are_told_and_others_served(tmp_p
          p99=f"x{slower:.2f}", CPU_of_node=f"{100 * cpu:.0f} %")  # fmt: skip
     assert said["answers"]["rate_limited"] >= 200
     assert set(said["answers"]) == {"accepted", "rate_limited"}
-    assert cpu <= CPU_SHARE_MAX
+    assert half <= SLOWER_MAX
+    assert slower <= 2 * SLOWER_MAX
 
 
 def port(config: Config) -> int:
