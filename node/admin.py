@@ -16,7 +16,7 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api, doctor, keys, queues
+from node import api, doctor, keys, queues, repair
 from node.api import ApiError
 from node.config import DATABASE, SOCKET, Config
 from node.core import rows
@@ -78,6 +78,11 @@ async def _status(node: "Node", args: Args) -> Any:
         "alarms": [{"alarm": name, "meaning": words} for name, words in node.upkeep.alarms.items()],
         "peers": peers,
         "store": {"commits": node.store.commits, "commands": node.store.commands, "waiting": node.store.waiting},
+        "damage": {
+            "rows": sum(node.store.damaged.values()),
+            "failed": node.host.failures,
+            "quarantine": await node.store.read(reads.quarantine_size),
+        },
         "expired": node.upkeep.expired,
         "disk_free": free,
         "disk_reserve": reserve,
@@ -245,6 +250,7 @@ OPERATIONS: dict[str, Operation] = {
     "queue.list": queues.show,
     "queue.flush": queues.flush,
     "queue.expire": queues.expire,
+    **repair.OPERATIONS,
 }
 
 
@@ -364,6 +370,8 @@ async def call(config: Config, op: str, args: Args) -> Any:
         if not answer["ok"]:
             raise AdminError(answer["code"], answer["message"])
         return answer["result"]
+    if op == "verify":  # what it is to look at may be too damaged to be opened
+        return await repair.look_closed(config)
     async with _closed(config) as node:
         return await perform(node, op, args)
 

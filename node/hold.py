@@ -10,6 +10,7 @@ from node import keys, witness
 from node.api import ApiError
 from node.core.heal import Hold
 from node.storage import life, reads
+from node.storage.first import mend_start
 from node.storage.migrate import migrate
 from node.storage.writer import StoreFailed
 
@@ -26,6 +27,7 @@ def first_look(node: "Node", connection: "Connection") -> life.Begun:
     """The first transaction: bring the schema up, and see whose store this is and whether it is the newest."""
     migrate(connection)
     us, store, folder = node.us, node.system.random(INCARNATION_BYTES), node.config.data_path
+    mend_start(connection, us.node, store)
     before = node.watched[-1] if node.watched else None
     copied = witness.copied_from(folder, before)
     try:

@@ -251,6 +251,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "peer.block": {"node": "known.test"}, "peer.remove": {"node": "known.test"}, "why": {"event": "?"},
     "restore.accept": {}, "backup": {"file": "/", "text": ""},
     "doctor": {}, "queue.list": {}, "queue.flush": {}, "queue.expire": {"peer": "known.test"},
+    "verify": {}, "quarantine.list": {}, "quarantine.replay": {"id": "?"}, "quarantine.drop": {"id": "?"},
 }  # fmt: skip
 
 
