@@ -18,9 +18,13 @@ from node.queues import why_waiting
 from node.storage import waits
 
 if TYPE_CHECKING:
+    from federation.running import Running
     from node.node import Node
 
 ANSWER_S = 3.0  # for a port of our own
+PROBE_S = 10.0  # for a peer, which calls back meanwhile
+ASKED_AT_ONCE = 16  # peers
+SKEW_MS = 300_000  # of a peer's clock
 CHECKS = ("settings", "files", "disk", "clock", "ports", "addresses", "peers")
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -39,6 +43,7 @@ async def examine(node: "Node", args: dict[str, Any]) -> dict[str, Any]:
     found += await _ports(node)
     found += await _addresses(node)
     found += await _peers(node)
+    found += await _from_outside(node)
     return {"ok": not found, "checked": CHECKS, "findings": [finding._asdict() for finding in found]}
 
 
@@ -178,3 +183,32 @@ async def _peers(node: "Node") -> list[Finding]:
             fix = "ask its administrator whether it runs, accepts this node, and where it is; see `roost peer list`"
             found.append(Finding("peers", f"no link to {name}: {why_waiting(node, peer.node)[0]}{much}", fix))
     return found
+
+
+async def _from_outside(node: "Node") -> list[Finding]:
+    """What peers say: the time there, and whether they can call what our link gives (PROTOCOL.md 5.13)."""
+    up = [running for running in node.service.links.values() if running.state.up][:ASKED_AT_ONCE]
+    found, failed, reached = [], dict[str, list[str]](), set[str]()
+    for name, ahead_ms, calls in filter(None, await asyncio.gather(*(_probe(node, running) for running in up))):
+        if abs(ahead_ms) > SKEW_MS:
+            way = "ahead of" if ahead_ms > 0 else "behind"
+            words = f"the clock of {name} is {abs(ahead_ms) // 1000} s {way} ours"
+            found.append(Finding("clock", words, "set the clock that is wrong, and keep it right with NTP"))
+        for address, reason in calls:
+            reached |= {address} if not reason else set()
+            failed.setdefault(address, []).append(f"{name} cannot call it ({reason})")
+    for address, words_ in failed.items():
+        if address not in reached:
+            fix = "open UDP and TCP on the way there, in the firewall and the router, or correct `advertise`"
+            found.append(Finding("addresses", f"{address}, which our link gives: {'; '.join(words_)}", fix))
+    return found
+
+
+async def _probe(node: "Node", running: "Running") -> tuple[str, int, tuple[tuple[str, str], ...]] | None:
+    assert running.state.peer is not None
+    try:
+        async with asyncio.timeout(PROBE_S):
+            ahead_ms, probed = await running.probe()
+    except (ChannelClosed, TimeoutError):
+        return None  # the link is going down, which the next look tells
+    return node.directory.name_of(running.state.peer.node), ahead_ms, probed.calls

@@ -1,6 +1,7 @@
 """Each thing that `roost doctor` looks at is found where it is wrong, and not where it is right."""
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from node.admin import call
 from node.config import Config, Federation, Limits, Log, Tls
 from node.node import Node
 from node.system import System
-from tests.node.helpers import WAIT_S, befriend, config, connect, listening, two_nodes
+from tests.node.helpers import WAIT_S, befriend, config, connect, free_port, listening, two_nodes
 
 DEAD = "roost://" + "a" * 51 + "a@dead.test?at=127.0.0.1:1"
 
@@ -121,3 +122,26 @@ async def test_peers_that_are_away_or_wait_for_an_answer_are_found(
         found = [line for line in await problems(a.config) if line.startswith("peers")]
         assert any("no link to dead.test: " in line for line in found)
         assert any("b.test asks to be accepted" in line for line in found)
+
+
+async def test_what_peers_see_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PROBE_S", WAIT_S)
+    monkeypatch.setattr(service, "CALL_BACK_S", WAIT_S)
+    port, machine = free_port(), Machine()
+    here, nowhere = f"127.0.0.1:{port}", "nowhere.invalid:7701"
+    a_config = config(tmp_path, "a.test", listen=here, advertise=(here, nowhere))
+    async with Node.open(a_config) as a, Node.open(listening(tmp_path, "b.test"), system=machine) as b:
+        await a.create_user("alice", "pw")
+        await b.create_user("bob", "pw")
+        await befriend(a, b)
+        alice = await connect(a, "alice")
+        await alice.state((await alice.send("bob@b.test", b"hello")).event, "sent")
+        found = [line for line in await problems(a_config) if "b.test" in line]
+        assert len(found) == 1
+        assert found[0].startswith(f"addresses: {nowhere}, which our link gives: b.test cannot call it (")
+        machine.ahead_ms = -400_000
+        found = [line for line in await problems(a_config) if "b.test" in line]
+        assert len(found) == 1, "nobody is called back so soon again"
+        assert re.fullmatch(r"clock: the clock of b\.test is (39\d|400) s behind ours", found[0])
+        assert b.service.refused["call backs"] == 1
+        assert a.service.links[b.us.node].state.up
