@@ -45,6 +45,11 @@ class Unacked(NamedTuple):
     head: rows.LogHead
     conversation: rows.Conversation
 
+    @property
+    def lives(self) -> tuple[bytes, bytes]:
+        """What the logs of one node's lives have in common; another's come to it when it lost its own."""
+        return self.head.conversation, self.head.origin
+
 
 def unacked(connection: Connection, peer: bytes, after: bytes, upto: bytes = END) -> tuple[list[Unacked], bytes, bool]:
     """A page of them by log key, past `after` and up to `upto`, without what is too damaged to be sent; the last key
@@ -108,13 +113,12 @@ def pending(
             break  # the next look goes on from here
     if full:
         seen += [u for of in {u.conversation.conversation for u in ready} for u in _siblings(connection, peer, of)]
-    oldest: dict[bytes, int] = {}
+    oldest: dict[tuple[bytes, bytes], int] = {}
     for u in seen:
         if u.head.log in resting or sent.get(u.head.log, 0) < u.outbound.head:
-            of = u.conversation.conversation
-            oldest[of] = min(u.head.stamp, oldest.get(of, u.head.stamp))
-    later = [u for u in ready if u.head.stamp > oldest[u.conversation.conversation]]
-    ready = [u for u in ready if u.head.stamp == oldest[u.conversation.conversation]]
+            oldest[u.lives] = min(u.head.stamp, oldest.get(u.lives, u.head.stamp))
+    later = [u for u in ready if u.head.stamp > oldest[u.lives]]
+    ready = [u for u in ready if u.head.stamp == oldest[u.lives]]
     share = max(1, min(events_max // max(1, len(ready)), wire.EVENTS_MAX))
     runs: list[Run] = []
     more = False
