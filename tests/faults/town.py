@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node import admin, config_file
+from node import admin, config_file, witness
 from node.config import Config
 from tests.faults.person import PASSWORD, Attempt, Person, Wrong
 from tests.node.helpers import free_port
@@ -127,7 +127,7 @@ class Served:
 
     def wipe(self) -> None:
         """As before its first start, but for its key."""
-        for path in self.folder.rglob("*.db*"):
+        for path in (*self.folder.rglob("*.db*"), *self.folder.rglob(witness.FILE)):
             path.unlink()
 
     def sound(self) -> None:
