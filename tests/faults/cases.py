@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from tests.faults import crashes, disks
+from tests.faults import crashes, disks, networks
+from tests.faults.nets import NetTown
 from tests.faults.town import Town
 
 
@@ -14,7 +15,12 @@ class Case(NamedTuple):
     nodes: str = "ab"
     needs: tuple[str, ...] = ("strace",)
     before: Callable[[Town], None] | None = None  # the first start
+    town: type[Town] = Town
+    sets: dict[str, str] = {}  # for a few rounds; all rounds run with what a new node has
 
+
+NETNS = ("ip", "netns")
+QUICK = {"link.ping_ms": "500", "link.dead_after_ms": "2000"}
 
 CASES = {
     "C1": Case("killed at the Nth fdatasync", crashes.c1, ("idempotency_ignored",)),
@@ -32,4 +38,7 @@ CASES = {
     "D6": Case("clocks an hour, a jump, ten years off", disks.d6, (), needs=()),
     "D7": Case("few descriptors, many strangers", disks.d7, (), needs=()),
     "D9": Case("another process holds the database", disks.d9, (), needs=()),
+    "N1": Case("1, 10 and 30 % of the packets are lost", networks.n1, (), "abc", NETNS, town=NetTown),
+    "N2": Case("packets late, out of order, twice, damaged", networks.n2, (), "ab", NETNS, town=NetTown),
+    "N3": Case("one way is cut", networks.n3, (), "ab", NETNS, town=NetTown, sets=QUICK),
 }  # fmt: skip
