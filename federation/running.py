@@ -125,6 +125,7 @@ class Running:
         self._asked: asyncio.Queue[wire.Recall] = asyncio.Queue(RECALLS_MAX)
         self._answer_due: asyncio.Future[wire.Recalled] | None = None
         self._came_up = asyncio.Event()
+        self._sooner = asyncio.Event()  # the clock is to be looked at before what was the next time
         self.since_ms = clock.wall_ms()
 
     @property
@@ -239,6 +240,7 @@ class Running:
         return self.state.peer.node
 
     async def _met(self, identity: Identity, hello: wire.Hello) -> None:
+        self._sooner.set()  # what was waited for was the deadline of the hello
         standing = await self._host.meet(identity, hello, self._channel.remote)
         if not self._service.admit(self):
             self._ended = "another link of this pair stays"
@@ -303,7 +305,10 @@ class Running:
     async def _tick(self) -> None:
         while True:
             now = self._clock.monotonic_ms()
-            await asyncio.sleep(max(0.001, (self.state.wake_at() - now) / 1000))
+            self._sooner.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.001, (self.state.wake_at() - now) / 1000)):
+                    await self._sooner.wait()
             if not await self._carry(self.state.tick(self._clock.monotonic_ms())):
                 return
             self.wake.set()

@@ -69,10 +69,11 @@ class Person:
         return f"{self.user}@{self.served.name}"
 
     # --- what a test says ---------------------------------------------------------------------------------------------
-    def write(self, to: str, count: int = 1) -> list[Attempt]:
-        """Queue messages; they go out as the window allows, again after a break until each is answered."""
+    def write(self, to: str, count: int = 1, size: int = 0) -> list[Attempt]:
+        """Queue messages of `size` characters; they go out as the window allows, again after a break until each is
+        answered."""
         start = len(self.attempts)
-        made = [Attempt(f"{self._salt}-{n}", to, f"{self.user} {n}") for n in range(start, start + count)]
+        made = [Attempt(f"{self._salt}-{n}", to, f"{self.user} {n}".ljust(size)) for n in range(start, start + count)]
         self.attempts += made
         self._notify()
         return made

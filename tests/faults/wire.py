@@ -63,7 +63,7 @@ class Wire:
         self._began = time.monotonic()
         self._free = dict.fromkeys(self.shapes, 0.0)  # when the rate lets the next frame go
         self._late: list[tuple[float, int, str, bytes]] = []
-        self._calls: set[bytes] = set()  # connection ids of QUIC's callers
+        self._calls: set[bytes] = set()  # connection ids of QUIC's callers, and the same of TCP's
         self._answers: set[bytes] = set()
         self._chance = random.Random(1)
 
@@ -162,7 +162,8 @@ class Wire:
     def _count_calls(self, frame: bytearray) -> None:
         """How often somebody called: first packets of QUIC by connection (RFC 9000 section 17.2), and TCP's."""
         protocol, at = _transport(frame)
-        if protocol == TCP and frame[at + 13] & 0x12 == 0x02:
+        if protocol == TCP and frame[at + 13] & 0x12 == 0x02 and (call := bytes(frame[at : at + 8])) not in self._calls:
+            self._calls.add(call)  # ports and number: the same when it is sent again
             self.seen["tcp calls"] += 1
         head = at + 8
         if protocol == UDP and len(frame) > head + 30 and frame[head] & 0xF0 == 0xC0:
