@@ -1,4 +1,4 @@
-"""N1 to N4, N8, N9: lines that lose, delay, repeat, damage, cut, narrow and move what two nodes say to each other."""
+"""N1 to N4, N8: lines that lose, delay, repeat, damage, cut, shorten and move what two nodes say to each other."""
 
 import asyncio
 import statistics
@@ -155,23 +155,4 @@ async def n8(town: Town, whole: bool) -> None:
         await _talk(people, 5 if whole else 2, 15)
         town.rounds += 1
     await _stood(net, before, 0)
-    _unharmed(town)
-
-
-async def n9(town: Town, whole: bool) -> None:
-    """A line of 64 kbit/s, full of what two have to say: what two others say does not wait behind it."""
-    net = _net(town).net
-    people = await _people(town)
-    ada, bob = await town.person("ada", "a"), await town.person("bob", "b")
-    await net.set(bits_per_s=64_000, queue_bytes=8000)
-    people[0].write(people[1].address, 100, size=4000)
-    await people[0].answered()
-    for _ in range(20):
-        ada.write(bob.address)
-        await _arrived([ada, bob], 60)
-    print("N9", sorted(_took(ada, [bob])), len(people[1].arrived))
-    t = time.monotonic()
-    await _arrived(people, 120)
-    print(time.monotonic() - t)
-    town.rounds += 1
     _unharmed(town)
