@@ -12,7 +12,7 @@ WORKS ?= W1a,W1b,W2a,W2b,W5,W6,W7
 TABLE := .venv/faults.tsv
 export PYTHONHASHSEED ?= 0
 
-.PHONY: help venv demo run test test-long faults check format fuzz sim bench bench-peers lock schema clean
+.PHONY: help venv demo run test test-long faults load check format fuzz sim bench bench-peers lock schema clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile
@@ -38,10 +38,13 @@ test: venv  ## all tests
 test-long: venv  ## more seeds, more fuzz
 	SEEDS=5000 $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
 
-faults: venv  ## crashes, disks, clocks: every round of every case, and a table of them
+faults: venv  ## crashes, disks, clocks, lines: every round of every case, and a table of them
 	@rm -f $(TABLE)
 	FAULTS=all FAULTS_TABLE=$(TABLE) $(BIN)/python -m pytest -q -n $(WORKERS) tests/faults; code=$$?; \
 		$(BIN)/python -m tests.faults.table $(TABLE); exit $$code
+
+load: venv  ## thousands of clients, long queues, slow readers: each case at its full size, with what it measured
+	LOAD=full $(BIN)/python -m pytest -q -s tests/load
 
 check: venv  ## format, lint, types, imports, tidiness, purity
 	$(BIN)/ruff format --check .

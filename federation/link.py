@@ -69,6 +69,14 @@ class Answered(NamedTuple):
     recalled: wire.Recalled
 
 
+class Probing(NamedTuple):
+    probe: wire.Probe
+
+
+class Probed(NamedTuple):
+    probed: wire.Probed
+
+
 class Arrived(NamedTuple):
     segment: wire.Segment
 
@@ -84,7 +92,7 @@ class Close(NamedTuple):
     reason: str
 
 
-Output = Send | Met | Shown | Up | Arrived | Acked | Asked | Answered | Close
+Output = Send | Met | Shown | Up | Arrived | Acked | Asked | Answered | Probing | Probed | Close
 Standing = Literal["accepted", "pending", "blocked"]
 
 
@@ -157,6 +165,10 @@ class Link:
             return [Asked(frame)]
         if isinstance(frame, wire.Recalled):
             return [Answered(frame)]
+        if isinstance(frame, wire.Probe):
+            return [Probing(frame)]
+        if isinstance(frame, wire.Probed):
+            return [Probed(frame)]
         return [out for ack in frame.logs for out in self._acked(ack, now_ms)]
 
     def _offer(self, frame: wire.Offer) -> list[Output]:

@@ -103,6 +103,10 @@ class Owner(Protocol):
 
     def reset(self, peer: bytes) -> None: ...
 
+    async def call_back(self, peer: bytes, addresses: Sequence[str]) -> tuple[tuple[str, str], ...]:
+        """Call what the peer's hello gives (PROTOCOL.md 5.13)."""
+        ...
+
     @property
     def refused(self) -> Counter[str]:
         """How often a bound was met, by its name."""
@@ -124,6 +128,9 @@ class Running:
         self._beat = asyncio.Event()
         self._asked: asyncio.Queue[wire.Recall] = asyncio.Queue(RECALLS_MAX)
         self._answer_due: asyncio.Future[wire.Recalled] | None = None
+        self._probes: asyncio.Queue[int] = asyncio.Queue(1)  # our time at each; one at once
+        self._probed: asyncio.Future[wire.Probed] | None = None
+        self._asked_ms = 0
         self._came_up = asyncio.Event()
         self._sooner = asyncio.Event()  # the clock is to be looked at before what was the next time
         self.since_ms = clock.wall_ms()
@@ -146,7 +153,7 @@ class Running:
 
     async def run(self) -> str:
         work = (self._read(), self._send(), self._tick(), self._answer(), self._settle(), self._pulse(),
-                self._heal(), self._give_back())  # fmt: skip
+                self._heal(), self._give_back(), self._look_back())  # fmt: skip
         tasks = [asyncio.ensure_future(w) for w in work]
         try:
             await self._carry(self.state.start())
@@ -158,6 +165,9 @@ class Running:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             await self._channel.close(self._ended)
+            if self._probed is not None and not self._probed.done():
+                self._probed.set_exception(ChannelClosed(self._ended or "closed"))
+                self._probed.exception()  # perhaps nobody waits any more
         for result in results:
             if isinstance(result, ProtocolError):
                 self._ended = str(result)
@@ -205,6 +215,15 @@ class Running:
                         self._service.refused["recalls"] += 1
                         raise ProtocolError("overrun", "a recall before the last one was answered", "10.2")
                     self._asked.put_nowait(recall)
+                case machine.Probing():
+                    if self._probes.full():
+                        self._service.refused["probes"] += 1
+                        raise ProtocolError("overrun", "a probe before the last one was answered", "5.13")
+                    self._probes.put_nowait(self._clock.wall_ms())
+                case machine.Probed(probed):
+                    if self._probed is None or self._probed.done():
+                        raise ProtocolError("bad_frame", "the answer to a probe that was not sent", "5.13")
+                    self._probed.set_result(probed)
                 case machine.Answered(recalled):
                     if self._answer_due is None or self._answer_due.done():
                         raise ProtocolError("bad_frame", "the answer to a recall that was not asked", "10.2")
@@ -342,6 +361,26 @@ class Running:
             self.state.recalled()
             self.wake.set()
             await self._channel.send(wire.encode(recalled))
+
+    async def probe(self) -> tuple[int, wire.Probed]:
+        """Ask the peer what we look like from there: by how many ms its clock is ahead of ours, about, and its answer.
+
+        One at a time, so a call while another waits gets that one's answer. Raises `ChannelClosed`.
+        """
+        if self._probed is None or self._probed.done():
+            self._probed = asyncio.get_running_loop().create_future()
+            self._asked_ms = self._clock.wall_ms()
+            await self._channel.send(wire.encode(wire.Probe(self._asked_ms)))
+        probed = await asyncio.shield(self._probed)
+        return probed.at_ms - self._asked_ms, probed
+
+    async def _look_back(self) -> None:
+        """The peer asks what it looks like from here."""
+        while True:
+            at_ms = await self._probes.get()
+            assert self.state.hello is not None
+            calls = await self._service.call_back(self._peer, self.state.hello.addresses)
+            await self._channel.send(wire.encode(wire.Probed(at_ms, calls)))
 
     async def finish(self, code: str, reason: str) -> None:
         """Goodbye from our side."""

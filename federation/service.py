@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from federation import wire
@@ -14,6 +14,7 @@ from federation.running import HELD, HELD_TEXT, Host, Known, Running
 
 log = logging.getLogger("roost.federation")
 DIAL_TIMEOUT_S = 8.0
+CALL_BACK_S, CALL_BACK_EVERY_MS = 3.0, 60_000  # for a peer that asks whether it can be called
 IDLE_LOOK_MS = 15_000  # a lost hint costs at most this much delay
 
 Dial = Callable[[str, float], Awaitable[Channel]]
@@ -29,6 +30,8 @@ class Service:
         self.backoffs: dict[bytes, Backoff] = {}
         self.refused: Counter[str] = Counter()  # how often a bound was met, by its name
         self._dialling: set[bytes] = set()
+        self._called_back: dict[bytes, int] = {}  # when, monotonic ms; peers that asked
+        self._calling_back = False
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -38,6 +41,10 @@ class Service:
         """From now on peers can be called."""
         self._dial = dial
         self._wake.set()
+
+    @property
+    def can_call(self) -> bool:
+        return self._dial is not None
 
     # --- hints --------------------------------------------------------------------------------------------------------
     def poke(self, peer: bytes) -> None:
@@ -169,6 +176,30 @@ class Service:
             self._spawn(old.finish("replaced", "a newer link of this pair is in use"))
         self.links[peer] = running
         return True
+
+    async def call_back(self, peer: bytes, addresses: Sequence[str]) -> tuple[tuple[str, str], ...]:
+        """Call what a peer's hello gives and hang up: each with why it failed, empty where it did not. Nothing when
+        one was called back just before (PROTOCOL.md 5.13)."""
+        now = self._clock.monotonic_ms()
+        recent = {node: at for node, at in self._called_back.items() if now - at < CALL_BACK_EVERY_MS}
+        self._called_back = recent
+        if self._dial is None or self._calling_back or peer in recent:
+            self.refused["call backs"] += 1
+            return ()
+        recent[peer], self._calling_back = now, True
+        try:
+            return tuple(zip(addresses, await asyncio.gather(*map(self._reaches, addresses)), strict=True))
+        finally:
+            self._calling_back = False
+
+    async def _reaches(self, address: str) -> str:
+        assert self._dial is not None
+        try:
+            channel = await self._dial(address, CALL_BACK_S)
+        except (ChannelClosed, OSError) as error:
+            return (str(error) or type(error).__name__)[: wire.REASON_CHARS_MAX]
+        await channel.close("only looked")
+        return ""
 
     def _lost(self, peer: bytes, reason: str) -> None:
         backoff = self.backoffs.setdefault(peer, Backoff(self._cap_ms))

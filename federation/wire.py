@@ -148,6 +148,21 @@ class Recalled(Frame, tag="recalled", frozen=True):
     lacking: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 
 
+class Probe(Frame, tag="probe", frozen=True):
+    """What does this node look like from there? (PROTOCOL.md 5.13)."""
+
+    at_ms: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+
+
+class Probed(Frame, tag="probed", frozen=True):
+    """The answer: the time there, and which of the asker's addresses could be called; no reason where one could."""
+
+    at_ms: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+    calls: Annotated[
+        tuple[tuple[Annotated[str, msgspec.Meta(max_length=260)], Reason], ...], msgspec.Meta(max_length=ADDRESSES_MAX)
+    ]
+
+
 class Ping(Frame, tag="ping", frozen=True):
     number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 
@@ -183,7 +198,7 @@ class Notices(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     receipts: Annotated[tuple[Receipt, ...], msgspec.Meta(max_length=RECEIPTS_MAX)] = ()
 
 
-AnyFrame = Offer | Hello | Standing | Events | Acks | Recall | Recalled | Ping | Pong | Goodbye
+AnyFrame = Offer | Hello | Standing | Events | Acks | Recall | Recalled | Probe | Probed | Ping | Pong | Goodbye
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)

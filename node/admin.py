@@ -16,9 +16,9 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api, keys
+from node import api, doctor, keys, queues, repair
 from node.api import ApiError
-from node.config import DATABASE, Config
+from node.config import DATABASE, SOCKET, Config
 from node.core import rows
 from node.core.peers import ChangePeer
 from node.core.people import AddInvite, ChangeAccount, RevokeInvite
@@ -32,7 +32,6 @@ from node.system import token_hash
 if TYPE_CHECKING:
     from node.node import Node
 
-SOCKET = "admin.sock"
 LINE_BYTES_MAX = 1 << 20
 OPEN_MAX = 64  # connections at once
 ANSWER_BYTES_MAX = 256 << 20  # a list of everything there is
@@ -79,6 +78,11 @@ async def _status(node: "Node", args: Args) -> Any:
         "alarms": [{"alarm": name, "meaning": words} for name, words in node.upkeep.alarms.items()],
         "peers": peers,
         "store": {"commits": node.store.commits, "commands": node.store.commands, "waiting": node.store.waiting},
+        "damage": {
+            "rows": sum(node.store.damaged.values()),
+            "failed": node.host.failures,
+            "quarantine": await node.store.read(reads.quarantine_size),
+        },
         "expired": node.upkeep.expired,
         "disk_free": free,
         "disk_reserve": reserve,
@@ -118,7 +122,11 @@ def _user_state(state: Any) -> "Operation":
 async def _user_passwd(node: "Node", args: Args) -> Any:
     hashed = await node.hash_password(args["password"])
     await node.store.submit(ChangeAccount(args["name"], password=hashed))
-    return {"name": args["name"]}
+    # After it: no login with the old password comes any more.
+    found = [] if args.get("keep_devices") else await node.store.read(reads.devices_of, str(args["name"]))
+    devices = tuple(device.device for device in found)
+    await node.store.submit(ChangeAccount(args["name"], revoke=devices))
+    return {"name": args["name"], "logged_out": len(devices)}
 
 
 async def _invite_new(node: "Node", args: Args) -> Any:
@@ -238,6 +246,11 @@ OPERATIONS: dict[str, Operation] = {
     "backup": _backup,
     "restore.accept": _restore_accept,
     "why": _why,
+    "doctor": doctor.examine,
+    "queue.list": queues.show,
+    "queue.flush": queues.flush,
+    "queue.expire": queues.expire,
+    **repair.OPERATIONS,
 }
 
 
@@ -357,6 +370,8 @@ async def call(config: Config, op: str, args: Args) -> Any:
         if not answer["ok"]:
             raise AdminError(answer["code"], answer["message"])
         return answer["result"]
+    if op == "verify":  # what it is to look at may be too damaged to be opened
+        return await repair.look_closed(config)
     async with _closed(config) as node:
         return await perform(node, op, args)
 

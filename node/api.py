@@ -277,6 +277,7 @@ class Message(msgspec.Struct, frozen=True, tag="message", tag_field="t", omit_de
     late: bool = False  # arrived after newer ones were already here
     position: Count = 0  # in the feed; 0 in history pages
     state: str = ""  # of one's own messages in history pages
+    reason: str = ""  # why it failed
 
 
 class Watermark(msgspec.Struct, frozen=True, tag="watermark", tag_field="t", omit_defaults=True):

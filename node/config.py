@@ -26,7 +26,7 @@ SERVER_URL = re.compile(
 )
 
 
-DATABASE = "roost.db"  # in the data directory
+DATABASE, SOCKET = "roost.db", "admin.sock"  # in the data directory
 
 
 class ConfigError(ValueError):
@@ -109,7 +109,7 @@ class Limits(Section, frozen=True):
     ] = 1_000
     peer_events_per_second: Annotated[
         int, _doc("Taken from one peer; ten seconds of it may come at once.", ge=1, le=10**6)
-    ] = 2_000
+    ] = 5_000
     disk_reserve_bytes: Annotated[
         int, _doc("With less room on the disk nothing new is taken. 0: 5 % of it, at most 512 MiB.", ge=0, le=1 << 44)
     ] = 0

@@ -1,6 +1,7 @@
 """The peers, in memory: few, looked up for every address, loaded at start and after each change."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 
 from federation.errors import AddressError
 from federation.ids import (
@@ -27,7 +28,13 @@ class Directory:
     def __init__(self, node: bytes, name: str) -> None:
         self.node, self.name = node, name
         self.peers: dict[bytes, rows.Peer] = {}
+        self._reading = asyncio.Lock()
         self._by_name: dict[str, bytes] = {name: node}
+
+    async def follow(self, read: Callable[[], Awaitable[Iterable[rows.Peer]]]) -> None:
+        """Load what the store has now. In turns: a read that began earlier must not be the last word."""
+        async with self._reading:
+            self.load(await read())
 
     def load(self, peers: Iterable[rows.Peer]) -> None:
         self.peers = {peer.node: peer for peer in peers}

@@ -27,6 +27,10 @@ class StoreUnusable(NodeError):
     pass
 
 
+class StoreDamaged(StoreUnusable):
+    """The database's own structure is damaged."""
+
+
 class KeyExposed(NodeError):
     pass
 
@@ -37,3 +41,7 @@ class BackupError(NodeError):
 
 class NodeFailed(NodeError, Ended):
     """The store took no commit: the node stopped, and what it accepted before is safe."""
+
+
+class NodeDamaged(NodeFailed):
+    """The database's own structure is damaged: the node stopped before it made anything worse."""

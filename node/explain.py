@@ -6,12 +6,11 @@ from federation.event import stamp_ms
 from federation.ids import Log, User, to_text
 from node import api
 from node.core import render, rows
+from node.queues import when, why_waiting
 from node.storage import reads
 
 if TYPE_CHECKING:
     from node.node import Node
-
-SOON_MS = 100  # nobody needs to know of a shorter wait
 
 
 async def explain(node: "Node", event: bytes) -> api.Why:
@@ -28,7 +27,8 @@ async def explain(node: "Node", event: bytes) -> api.Why:
     hops = [api.Hop(stamp_ms(row.stamp), "written", f"by {address(*sender)} on device {to_text(row.device)[:8]}")]
     hops.append(api.Hop(row.arrived_ms, "accepted" if own else "received", f"stored on {node.us.name}"))
     for queue in outbound:
-        hops.append(_link_hop(node, queue, row.seq, Log(row.conversation, placed.origin, placed.incarnation)))
+        if queue.acked >= row.seq or queue.given_up < row.seq:
+            hops.append(_link_hop(node, queue, row.seq, Log(row.conversation, placed.origin, placed.incarnation)))
     to = render.recipients(conversation, sender, row, receipts, failed, address)
     for recipient in to:
         if recipient.state not in ("accepted", "sent"):
@@ -43,20 +43,14 @@ def _link_hop(node: "Node", queue: rows.Outbound, seq: int, log: Log) -> api.Hop
     name = node.directory.name_of(queue.peer)
     if queue.acked >= seq:
         return api.Hop(0, "sent", f"{name} stored it")
-    running = node.service.links.get(queue.peer)
-    backoff = node.service.backoffs.get(queue.peer)
     before = seq - queue.acked - 1
     behind = f"; {before} of this conversation wait before it" if before > 0 else ""
-    if running is not None and log in node.host.paused:
+    running = node.service.links.get(queue.peer)
+    if running is None or not running.state.up:
+        reason, wait_ms = why_waiting(node, queue.peer)
+        reason += f"; {when(wait_ms)}" if wait_ms is not None else ""
+    elif log in node.host.paused:
         reason = f"{name} said later: {node.host.paused[log]}"
-    elif running is not None and running.state.up:
-        reason = f"on its way to {name} over {running.transport}"
-    elif running is not None:
-        reason = f"{name} has not accepted this node yet; its administrator sees that it asks"
-    elif backoff is not None and backoff.next_ms:
-        wait = backoff.next_ms - node.system.monotonic_ms()
-        when = f"next try in {wait / 1000:.1f} s" if wait >= SOON_MS else "it is called now"
-        reason = f"{name} does not answer ({backoff.reason or 'no link'}); {when}"
     else:
-        reason = f"{name} was not reached yet"
+        reason = f"on its way to {name} over {running.transport}"
     return api.Hop(0, "waiting", reason + behind)

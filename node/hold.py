@@ -10,6 +10,7 @@ from node import keys, witness
 from node.api import ApiError
 from node.core.heal import Hold
 from node.storage import life, reads
+from node.storage.first import mend_start
 from node.storage.migrate import migrate
 from node.storage.writer import StoreFailed
 
@@ -26,6 +27,7 @@ def first_look(node: "Node", connection: "Connection") -> life.Begun:
     """The first transaction: bring the schema up, and see whose store this is and whether it is the newest."""
     migrate(connection)
     us, store, folder = node.us, node.system.random(INCARNATION_BYTES), node.config.data_path
+    mend_start(connection, us.node, store)
     before = node.watched[-1] if node.watched else None
     copied = witness.copied_from(folder, before)
     try:
@@ -52,7 +54,7 @@ async def hold(node: "Node", reason: str, stamp: int = 0) -> None:
     try:
         await node.store.submit(Hold(reason, stamp))
     except (ApiError, StoreFailed) as error:
-        log.error("that this node is held could not be stored: %s", error)  # a peer will show it again
+        log.warning("that this node is held could not be stored: %s", error)  # a peer will show it again
 
 
 def quiet(node: "Node", reason: str) -> None:

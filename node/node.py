@@ -32,7 +32,7 @@ from node.core.progress import CloseNotices, Consent
 from node.core.view import Hint
 from node.datadir import lock, open_keys, private
 from node.directory import Directory, conversation_id
-from node.errors import NewerDatabase, NodeError, NodeFailed, StoreUnusable
+from node.errors import NewerDatabase, NodeDamaged, NodeError, NodeFailed, StoreDamaged, StoreUnusable
 from node.explain import explain
 from node.hold import first_look, hold, keep_watch, quiet, watch
 from node.host import Host
@@ -40,7 +40,7 @@ from node.session import Session
 from node.storage import reads
 from node.storage.migrate import NewerDatabase as _NewerSchema
 from node.storage.runner import Runner, open_runner, said, store_name
-from node.storage.writer import Store, StoreFailed
+from node.storage.writer import Store, StoreFailed, malformed
 from node.system import System
 from node.upkeep import Upkeep, set_limits
 from node.witness import Witness
@@ -134,16 +134,15 @@ class Node:
         except _NewerSchema as error:
             raise NewerDatabase(f"the store {self.store_name}: {error}; install the newer version") from None
         except Exception as error:
-            raise StoreUnusable(f"the store {self.store_name} cannot be opened: {said(error)}") from error
+            kind, words = (StoreDamaged, "is damaged") if malformed(error) else (StoreUnusable, "cannot be opened")
+            raise kind(f"the store {self.store_name} {words}: {said(error)}") from error
         self.store_text, self.life = to_text(begun.store), begun.life
         self.context = context = Context(
             self.us.node, self.us.name, self.us.key, self.us.incarnation, begun.store,
             policy=self.config.federation.policy,
         )  # fmt: skip
         set_limits(context, self.config.limits)
-        self.store = Store(
-            self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._store_failed
-        )
+        self.store = Store(self._runner, context, [CloseNotices()], self.system.wall_ms, self._committed, self._fail)
         context.keys, context.restored = event_keys(self.us.chain), begun.restored
         context.last_stamp = await self.store.read(reads.newest_stamp)
         self.directory.load(await self.store.read(reads.all_peers))
@@ -181,12 +180,10 @@ class Node:
         """A bug in one request: told in the log, never to the network."""
         log.error("a request failed by a bug: %r", error, exc_info=error)
 
-    def _store_failed(self, error: BaseException) -> None:
-        self._fail(error)
-
     def _fail(self, error: BaseException) -> None:
         if not self.failed.done():
-            self.failed.set_exception(NodeFailed(f"the store failed: {error}; nothing accepted before is lost"))
+            words = f"the store failed: {error}; nothing accepted before is lost"
+            self.failed.set_exception((NodeDamaged if malformed(error) else NodeFailed)(words))
             self.failed.exception()  # an embedder that never looks is not warned at garbage collection
         for session in [s for group in self.sessions.values() for s in group]:
             session.end("busy", "the node stopped because its store failed")
@@ -223,7 +220,7 @@ class Node:
         for task in list(self._session_tasks):
             task.cancel()
         await asyncio.gather(*self._session_tasks, return_exceptions=True)
-        if hasattr(self, "store"):
+        if hasattr(self, "_store_task"):
             self.store.stop()
             await asyncio.gather(self._store_task, return_exceptions=True)
             if not self.failed.done():
@@ -261,7 +258,7 @@ class Node:
                 log.warning("%s sent two events under one number: kept as evidence", key)
 
     async def _load_peers(self) -> None:
-        self.directory.load(await self.store.read(reads.all_peers))
+        await self.directory.follow(partial(self.store.read, reads.all_peers))
 
     async def _release(self, conversation: bytes, local: str) -> None:
         """Receipts that a request held back. Lost in a crash, the next ones of the same logs say it too."""

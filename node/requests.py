@@ -41,7 +41,8 @@ async def login(session: "Session", frame: api.Login) -> api.LoggedIn:
     account = await node.store.read(reads.account, frame.user)
     if not await node.check_password(account, frame.user, frame.password):
         raise ApiError("bad_login", "name or password is wrong")
-    return await _new_device(session, frame.user, frame)
+    checked = account.password if account is not None and node.authenticate is None else None
+    return await _new_device(session, frame.user, frame, checked)
 
 
 async def register(session: "Session", frame: api.Register) -> api.LoggedIn:
@@ -60,12 +61,15 @@ def _proved(session: "Session", frame: "api.Login | api.Register") -> None:
         raise ApiError("bad_request", "the device's signing key did not prove itself")
 
 
-async def _new_device(session: "Session", user: str, frame: "api.Login | api.Register") -> api.LoggedIn:
+async def _new_device(
+    session: "Session", user: str, frame: "api.Login | api.Register", password: str | None = None
+) -> api.LoggedIn:
     _proved(session, frame)
     node = session.node
     token = to_text(node.system.random(TOKEN_BYTES))
     device = node.system.random(DEVICE_ID_BYTES)
-    await node.store.submit(AddDevice(device, user, frame.device_name, token_hash(token), frame.signing_key))
+    made = AddDevice(device, user, frame.device_name, token_hash(token), frame.signing_key, password)
+    await node.store.submit(made)
     return api.LoggedIn(f"{user}@{node.us.name}", to_text(device), token)
 
 
@@ -98,11 +102,12 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
             messages.append(render.damaged(p.why, *p[2:]))
             continue
         mine = p.origin == node.us.node and p.event.sender == device.local
-        state = ""
+        state = reason = ""
         if mine:
             to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
-            state = to[0].state if to else "accepted"
-        messages.append(render.message(p.origin, p.incarnation, p.event, p.header, node.directory.address, 0, state))
+            state, reason = (to[0].state, to[0].reason) if to else ("accepted", "")
+        address = node.directory.address
+        messages.append(render.message(p.origin, p.incarnation, p.event, p.header, address, 0, state, reason))
     return api.History(tuple(messages), more)
 
 

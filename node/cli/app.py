@@ -7,7 +7,16 @@ from importlib import metadata
 
 from cyclopts import App, CycloptsError, MissingArgumentError
 
-from node.cli import account_commands, backup_commands, demo, node_commands, pipe, send, tail
+from node.cli import (
+    account_commands,
+    backup_commands,
+    demo,
+    node_commands,
+    pipe,
+    repair_commands,
+    send,
+    tail,
+)
 from node.cli.outcome import Exit, Problem, explain
 from node.cli.output import report
 
@@ -27,7 +36,8 @@ def build() -> App:
         version=_version,
         result_action="return_value",
     )
-    for commands in (node_commands, backup_commands, account_commands, send, tail, pipe, demo):
+    groups = (node_commands, backup_commands, repair_commands, account_commands, send, tail, pipe, demo)
+    for commands in groups:
         commands.add_to(app)
     return app
 

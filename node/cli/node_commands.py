@@ -28,11 +28,13 @@ STATUS_FOR_PROGRAMS = ("incarnation", "store")  # says nothing to people
 
 PeerLink = Annotated[str, Parameter(help="As `roost link` prints it on the other node, in quotes.")]
 PeerName = Annotated[str, Parameter(help="Its name or id, as `roost peer list` prints them.")]
+OnePeer = Annotated[str, Parameter(help="Only this node, by name or id.")]
+Yes = Annotated[bool, Parameter(name="--yes", negative="", help="Do not ask for the name again.")]
 InviteId = Annotated[str, Parameter(help="The id that `roost invite list` prints.")]
 
 
 def add_to(app: App) -> None:
-    alone: tuple[Callable[..., Any], ...] = (init, serve, link, check, status)
+    alone: tuple[Callable[..., Any], ...] = (init, serve, link, check, doctor, status)
     for command in alone:
         app.command(command)
     groups: tuple[tuple[str, str, tuple[Callable[..., Any], ...]], ...] = (
@@ -43,6 +45,7 @@ def add_to(app: App) -> None:
         ),
         ("invite", "Invites to register.", (invite_new, invite_list, invite_revoke)),
         ("peer", "Other nodes.", (peer_add, peer_list, peer_accept, peer_block, peer_remove)),
+        ("queue", "What waits for other nodes.", (queue_list, queue_flush, queue_expire)),
     )
     for name, subject, commands in groups:
         group = App(name=name, help=subject)
@@ -214,6 +217,18 @@ async def check(*, config: ConfigFile, sets: Sets = [], json: Json = False) -> i
     return Exit.STORE if problems else Exit.REACHED
 
 
+async def doctor(*, config: ConfigFile, json: Json = False) -> int:
+    """Look for what keeps the node from working well: ports, addresses, peers, clock, disk, files, weak settings."""
+    answer = await ask(load_config(config, []), "doctor", file=str(config.resolve()))
+    if json:
+        output.obj(answer)
+    for finding in answer["findings"] if not json else []:
+        output.line(output.safe(f"{finding['check']}: {finding['problem']}. Fix: {finding['fix']}"))
+    if not json and answer["ok"]:
+        output.line(f"nothing to put right: looked at {', '.join(answer['checked'])}")
+    return Exit.REACHED if answer["ok"] else Exit.REFUSED
+
+
 async def status(*, config: ConfigFile, json: Json = False) -> None:
     """What the node does now: its links to other nodes, what waits, how many users and clients."""
     answer = await ask(load_config(config, []), "status")
@@ -249,7 +264,7 @@ async def user_delete(
     /,
     *,
     config: ConfigFile,
-    yes: Annotated[bool, Parameter(name="--yes", negative="", help="Do not ask for the name again.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Delete an account for ever; its name stays reserved."""
@@ -264,11 +279,18 @@ def _typed(prompt: str) -> str:
 
 
 async def user_passwd(
-    name: str, /, *, config: ConfigFile, password_stdin: PasswordStdin = False, json: Json = False
+    name: str,
+    /,
+    *,
+    config: ConfigFile,
+    password_stdin: PasswordStdin = False,
+    keep: Annotated[bool, Parameter(name="--keep-devices", negative="", help="Nobody has to log in again.")] = False,
+    json: Json = False,
 ) -> None:
-    """Set a new password."""
+    """Set a new password. Every device of the account is logged out, as whoever knew the old one may have one."""
     secret = password(password_stdin, confirm=True)
-    await _run(config, "user.passwd", json, f"new password for {name}", name=check_local_name(name), password=secret)
+    done = f"new password for {name}" + ("" if keep else "; its devices have to log in again")
+    await _run(config, "user.passwd", json, done, name=check_local_name(name), password=secret, keep_devices=keep)
 
 
 # --- invites ------------------------------------------------------------------------------------------------
@@ -320,3 +342,38 @@ async def peer_block(node: PeerName, /, *, config: ConfigFile, json: Json = Fals
 async def peer_remove(node: PeerName, /, *, config: ConfigFile, json: Json = False) -> None:
     """Forget a node."""
     await _run(config, "peer.remove", json, f"removed {node}", node=node)
+
+
+# --- queues -------------------------------------------------------------------------------------------------
+async def queue_list(*, config: ConfigFile, peer: OnePeer = "", json: Json = False) -> None:
+    """List for each node how much waits for it, since when, why, and when it is tried again."""
+    found = await ask(load_config(config, []), "queue.list", peer=peer)
+    if not json:
+        for record in found:
+            record["next try"] = "-" if (wait := record.pop("next_s")) is None else f"in {wait} s" if wait else "now"
+            record["reason"] = record.pop("reason")  # the longest is last
+    output.show(found, json)
+
+
+async def queue_flush(*, config: ConfigFile, peer: OnePeer = "", json: Json = False) -> None:
+    """Try now what waits, for one node or for all."""
+    answer = await ask(load_config(config, []), "queue.flush", peer=peer)
+    flushed = ", ".join(answer["flushed"])
+    said = f"trying {flushed} now" if flushed else "nothing to try: nothing waits, or the node does not run"
+    output.obj(answer) if json else output.line(output.safe(said))
+
+
+async def queue_expire(
+    *,
+    config: ConfigFile,
+    peer: PeerName,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Give up the messages that wait for a node: their senders see them failed."""
+    if not yes and sys.stdin.isatty() and _typed(f"Type {output.safe(peer)} to give up what waits for it: ") != peer:
+        raise CliError(Exit.REFUSED, "not_confirmed", "the name does not agree; nothing was given up", "try again")
+    answer = await ask(load_config(config, []), "queue.expire", peer=peer)
+    left = f"; {answer['left']} other events still wait, such as receipts" if answer["left"] else ""
+    said = f"gave up {answer['failed']} messages for {answer['peer']}; their senders see it{left}"
+    output.obj(answer) if json else output.line(output.safe(said))

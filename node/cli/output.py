@@ -9,7 +9,7 @@ from typing import Any
 
 from node.cli.outcome import Problem
 
-TIMES = ("at", "created", "seen", "expires")  # fields in ms since 1970, shown to people as local time
+TIMES = ("at", "created", "seen", "expires", "oldest")  # fields in ms since 1970, shown to people as local time
 
 
 def safe(text: object) -> str:

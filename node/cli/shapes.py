@@ -51,7 +51,7 @@ def history_object(m: Message) -> dict[str, Any]:
     return {
         "id": m.id, "conversation": m.conversation, "origin": m.origin, "log": m.log, "seq": m.seq,
         "from": m.sender, "device": m.device, "stamp": m.stamp, "kind": m.kind, "text": m.text, "state": m.state,
-        "reply_to": m.reply_to,
+        "reason": m.reason, "reply_to": m.reply_to,
     }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def history_text(m: Message) -> str:
     """A message for people, on one line."""
     if m.kind == DAMAGED:
         return f"{clock(m.stamp)}  {safe(m.text)}"
-    state = f"  [{m.state}]" if m.state else ""
+    state = f"  [{m.state}{': ' + safe(m.reason) if m.reason else ''}]" if m.state else ""
     return f"{clock(m.stamp)}  {safe(m.sender)}: {safe(m.text)}{state}"
 
 

@@ -38,8 +38,8 @@ def from_node(item: api.Message, me: str, key: str | None = None) -> Message:
     state = item.state if item.state in RANK else ""
     return Message(
         item.event, key or RECEIVED + item.event, item.conversation, item.sender, item.device, text, item.stamp, mine,
-        STATES[RANK[state]] if mine else "", "", item.late, int(item.order, 16), item.kind, item.origin, item.log,
-        item.seq, item.target,
+        STATES[RANK[state]] if mine else "", item.reason, item.late, int(item.order, 16), item.kind, item.origin,
+        item.log, item.seq, item.target,
     )  # fmt: skip
 
 

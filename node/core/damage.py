@@ -30,7 +30,8 @@ def _number(value: Any) -> bool:
     return type(value) is int and 0 <= value <= NUMBER_MAX
 
 
-def _stamp(value: Any) -> bool:
+def is_stamp(value: Any) -> bool:
+    """Whether it may be a stamp of PROTOCOL.md 4.9."""
     return type(value) is int and 0 <= value <= STAMP_MAX
 
 
@@ -78,7 +79,7 @@ _BY_TYPE: dict[str, Check] = {
     "int": _number, "str": _text, "bytes": _bytes, "bytes | None": lambda value: value is None or _bytes(value),
 }  # fmt: skip
 _BY_NAME: dict[str, Check] = {
-    "stamp": _stamp, "last_stamp": _stamp, "node": _hash, "peer": _hash, "origin": _hash, "conversation": _hash,
+    "stamp": is_stamp, "last_stamp": is_stamp, "node": _hash, "peer": _hash, "origin": _hash, "conversation": _hash,
     "head": _hash, "event": _hash, "log": _log, "incarnation": _incarnation, "local": _name, "signature": _sized(64),
 }  # fmt: skip
 _EXACT: dict[tuple[type, str], Check] = {
@@ -97,6 +98,7 @@ _EXACT: dict[tuple[type, str], Check] = {
     (rows.Conversation, "local_b"): _no_name_or(_name),
     (rows.Standing, "state"): _one_of("open", "request", "declined"),
     (rows.Outbound, "head"): _number,
+    (rows.Heal, "restored"): is_stamp,
     (rows.StoredEvent, "late"): lambda value: type(value) is int and value in (0, 1),
     (rows.Receipt, "missing"): _missing,
 }
@@ -118,6 +120,8 @@ _DEFAULTS: dict[tuple[type, str], Any] = {
     (rows.Peer, "name"): "",
     (rows.Peer, "state"): "pending",
     (rows.Peer, "addresses"): "",
+    (rows.Heal, "restored"): 0,
+    (rows.Heal, "phase"): 0,
     (rows.Peer, "hints"): "",
     (rows.Peer, "reach"): "public",
     (rows.Peer, "chain"): b"",  # the next hello proves itself by the node id

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from federation.errors import ProtocolError
-from federation.event import KINDS, NOTICES, Event, Signed, read_event, signature_holds
+from federation.event import KINDS, NOTICES, Event, Signed, is_lost, read_event, signature_holds
 from federation.ids import Log, User, direct_conversation, notice_conversation
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.core import log, rows
@@ -139,6 +139,13 @@ class TakeBack:
             try:
                 if peer is None or peer.state not in ("accepted", "open"):
                     raise ProtocolError("not_accepted", "not accepted here", "3.4")
+                if is_lost(signed) and seq == (head.seq if head else 0) + 1:  # nobody has it any more
+                    local = next((local for node, local in self.segment.members if node == context.node), "")
+                    log.lose(view, context, self._log, seq, signed, local)
+                    row = view.get(rows.Outbound, self.peer, self._log.key)
+                    row = row or rows.Outbound(self.peer, self._log.key, 0, 0)
+                    log.waits(view, row, row._replace(head=seq))
+                    continue
                 event = self._check(context, signed, seq, head)
                 self._take(view, context, event)
             except ProtocolError as error:  # never final: an origin does not refuse its own log

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
-from federation.event import Event, Header, Predecessor, body_hash, sign_event
+from federation.event import Event, Header, Predecessor, Signed, body_hash, event_id, sign_event
 from federation.ids import Log, User, digest, to_text
 from node import api, coding
 from node.core import rows
 from node.core.context import Context
+from node.core.damage import LOST, refused_place
 from node.core.view import Key, View
 
 
@@ -146,6 +147,27 @@ def place(view: View, local: str, key: bytes, seq: int, bytes_: int = 0) -> None
     view.put(rows.Mailbox(local, position, waiting + 1, held + bytes_))
     view.put(rows.Item(local, position, key, seq))
     view.hint("mailbox", local)
+
+
+def show_gap(view: View, conversation: bytes, key: bytes, seq: int, local: str) -> None:
+    """Tell the local member that a message is missing: a place in the mailbox, and nothing to show there."""
+    standing = view.get(rows.Standing, conversation, local) if local else None
+    if standing is not None and standing.state != "declined":
+        place(view, local, key, seq)
+
+
+def lose(view: View, context: Context, log: Log, seq: int, signed: Signed, local: str) -> None:
+    """The next number of a log is lost where it came from; its id is in place of the header (PROTOCOL.md 4.13)."""
+    head = view.get(rows.LogHead, log.key)
+    stamp = head.stamp if head else 0  # right behind the one before it
+    view.put(
+        rows.StoredEvent(
+            log.key, seq, refused_place(log.key, seq, event_id(signed.header)), log.conversation, stamp, "", b"",
+            "refused", signed.header, signed.signature, None, context.now_ms, 0, LOST,
+        )
+    )  # fmt: skip
+    view.put(rows.LogHead(log.key, *log, seq, signed.header, stamp))
+    show_gap(view, log.conversation, log.key, seq, local)
 
 
 def fetched(view: View, local: str, position: int) -> None:

@@ -58,10 +58,12 @@ class ChangeAccount:
     password: str | None = None
     display_name: str | None = None
     requests: str | None = None
+    revoke: tuple[bytes, ...] = ()  # devices of the user that end with it
     while_held: ClassVar = True
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Account, (self.local,)
+        yield from ((rows.Device, (device,)) for device in self.revoke)
 
     def decide(self, view: View, context: Context) -> rows.Account:
         account = view.get(rows.Account, self.local)
@@ -78,6 +80,11 @@ class ChangeAccount:
         if account.state == "deleted":
             account = account._replace(password="", display_name="")
         view.put(account)
+        for id_ in self.revoke:
+            device = view.get(rows.Device, id_)
+            if device is not None and device.local == self.local and not device.revoked_ms:
+                view.put(device._replace(revoked_ms=context.now_ms))
+                view.hint("device", id_)
         if account.state != "active":
             view.hint("account", self.local)
         return account
@@ -94,6 +101,7 @@ class AddDevice:
     name: str
     token_hash: bytes
     signing_key: bytes
+    password: str | None = None  # the stored hash that was found right, if any: it may have changed meanwhile
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.Account, (self.local,)
@@ -101,6 +109,8 @@ class AddDevice:
     def decide(self, view: View, context: Context) -> rows.Device:
         account = view.get(rows.Account, self.local)
         if account is None or account.state == "deleted":
+            raise ApiError("bad_login", "name or password is wrong")
+        if self.password is not None and self.password != account.password:
             raise ApiError("bad_login", "name or password is wrong")
         if account.state != "active":
             raise ApiError("disabled", "the account is disabled; ask its administrator")

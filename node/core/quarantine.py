@@ -9,9 +9,9 @@ from federation.event import event_id
 from federation.ids import Log
 from federation.wire import LogAck, Segment, Verdict
 from node.api import ApiError
-from node.core import rows
+from node.core import log, rows
 from node.core.context import Context
-from node.core.receive import KEPT, QUARANTINED, Receive, Refuse, show_gap
+from node.core.receive import KEPT, QUARANTINED, Receive, Refuse
 from node.core.view import Key, View
 
 TRIES = 5
@@ -62,7 +62,7 @@ class Isolate:
         view.hint("quarantine", self.peer)
         for node, local in self.segment.members:
             if node == context.node:
-                show_gap(view, self.segment, key, seq, local)
+                log.show_gap(view, self.segment.conversation, key, seq, local)
         return LogAck(*self._log, seq, (Verdict(seq, "refused", QUARANTINED, KEPT),))
 
 

@@ -55,13 +55,6 @@ class Refuse(Exception):
         self.code, self.reason = code, reason
 
 
-def show_gap(view: View, segment: Segment, key: bytes, seq: int, local: str) -> None:
-    """Tell the local member that a message is missing: a place in the mailbox, and nothing to show there."""
-    standing = view.get(rows.Standing, segment.conversation, local) if local else None
-    if standing is not None and standing.state != "declined":
-        log.place(view, local, key, seq)
-
-
 class Later(Refuse):
     """Not now: this log pauses, and it is offered again (PROTOCOL.md 5.4)."""
 
@@ -119,7 +112,9 @@ class Receive:
                 if seq > known + 1:
                     raise Later("gap", f"have {known}, was offered {seq}")
                 if is_lost(signed):
-                    raise Refuse(LOST, "its node has lost this event")
+                    log.lose(view, context, self._log, seq, signed, self._local(context))
+                    verdicts.append(Verdict(seq, "refused", LOST, "its node has lost this event"))
+                    continue
                 event = self._check(view, context, signed, seq, head, keys)
                 self._take(view, context, event, peer)
             except Later as error:
@@ -254,7 +249,6 @@ class Receive:
             stamp = 0
         event = event_id(signed.header)
         head = view.get(rows.LogHead, self._log.key)
-        stamp = head.stamp if code == LOST and head else stamp  # right behind the one before it
         place = refused_place(self._log.key, seq, event)
         view.put(
             rows.StoredEvent(
@@ -262,10 +256,7 @@ class Receive:
                 signed.header, signed.signature, None, context.now_ms, 0, code,
             )
         )  # fmt: skip
-        event = signed.header if code == LOST else event
         view.put(rows.LogHead(self._log.key, *self._log, seq, event, head.stamp if head else 0))
-        if code == LOST:
-            show_gap(view, self.segment, self._log.key, seq, self._local(context))
 
     def _lies(self, signed: Signed, seq: int, keys: tuple[bytes, ...]) -> bool:
         """Whether the origin really signed this for the same number of the same log."""

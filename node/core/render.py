@@ -19,6 +19,7 @@ def message(
     address: Address,
     position: int = 0,
     state: str = "",
+    reason: str = "",
 ) -> api.Message:
     """One event, with its header as it was opened when it was read."""
     return api.Message(
@@ -38,6 +39,7 @@ def message(
         late=bool(event.late),
         position=position,
         state=state,
+        reason=reason,
     )
 
 

@@ -108,6 +108,10 @@ def load(
         width = rows.KEYS[row]
         for found in list(direct.run(connection, statements.select(row, count), values)):
             view.loaded[row, tuple(found[:width])] = _looked_at(connection, statements, row, found)
+    # A mailbox that begins anew below the cursors of its readers would be read by nobody.
+    gone = [key for key in by_table.get(rows.Mailbox, ()) if view.loaded[rows.Mailbox, key] is None]
+    for local in damaged.with_mail(connection, [local for (local,) in gone]) if gone else ():
+        view.loaded[rows.Mailbox, (local,)] = _heal(connection, statements, rows.Mailbox, (local,))
     if heal:
         for row, key in [k for k in view.loaded if k[0] in damaged.REBUILT and k not in view.healed]:
             view.healed.add((row, key))

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, union
 
 from federation.event import Header, Signed, event_id, is_lost, lost_event
 from federation.ids import EVENT_ID_BYTES
@@ -208,14 +208,30 @@ def _mailbox(connection: Connection, local: str) -> rows.Mailbox | None:
     (acked,) = connection.execute(
         select(func.max(devices.c.acked)).where(devices.c.local == local, devices.c.acked <= position)
     ).one()
-    return rows.Mailbox(local, position, position - (acked if type(acked) is int else 0))
+    (count,) = connection.execute(
+        select(func.count()).where(
+            items.c.local == local,
+            items.c.position > (acked if type(acked) is int else 0),
+            items.c.position <= position,
+        )
+    ).one()
+    return rows.Mailbox(local, position, count)
+
+
+def with_mail(connection: Connection, locals: list[str]) -> set[str]:
+    """Which of these users have something in a mailbox; in one statement however many they are."""
+    query = union(*(select(table.c.local).where(table.c.local.in_(locals)) for table in (items, facts)))
+    return {local for (local,) in connection.execute(query)}
 
 
 def _outbound(connection: Connection, peer: bytes, log: bytes) -> rows.Outbound | None:
     """Nothing acknowledged: what the peer has it acknowledges again."""
     found = connection.execute(select(logs).where(logs.c.log == log)).first()
     head = (made(rows.LogHead, found) if found is not None else None) or _log_head(connection, log)
-    return rows.Outbound(peer, log, head.seq, 0) if head is not None else None
+    query = select(outbound.c.given_up).where(outbound.c.peer == peer, outbound.c.log == log)
+    gone = connection.execute(query).scalar()
+    given_up = gone if type(gone) is int and head is not None and 0 <= gone <= head.seq else 0
+    return rows.Outbound(peer, log, head.seq, 0, 0, given_up) if head is not None else None
 
 
 def _destination(connection: Connection, peer: bytes) -> rows.Destination:

@@ -8,6 +8,7 @@ from federation.identity import SIGNATURE_BYTES
 from federation.wire import Newest
 from node.core import rows
 from node.core.heal import HELD, HELD_STAMP
+from node.storage.damaged import made, rebuilt
 from node.storage.reads import meta, newest_stamp
 from node.storage.schema import TABLES
 from node.witness import Witness, judge
@@ -52,7 +53,7 @@ def begin(
         raise WrongNode
     last = meta(connection, LIFE) or b""
     number, known = int.from_bytes(last[:8], "big"), last[8:]
-    held = (meta(connection, HELD) or b"").decode()
+    held = (meta(connection, HELD) or b"").decode(errors="replace")
     if watched and not held:
         held = judge(witness, number, known, newest_stamp(connection))
         if copied_from:
@@ -61,7 +62,7 @@ def begin(
         _put(connection, HELD, held.encode())
     number = max(number, witness.life if witness else 0) + 1
     _put(connection, LIFE, number.to_bytes(8, "big") + incarnation)
-    return Begun(found, held, int.from_bytes(meta(connection, RESTORED) or b"", "big"), number)
+    return Begun(found, held, int.from_bytes((meta(connection, RESTORED) or b"")[:8], "big"), number)
 
 
 def accept(connection: Connection, store: bytes, stamp: int, now_ms: int) -> int:
@@ -115,7 +116,11 @@ def newest(connection: Connection, origin: bytes) -> Newest | None:
 
 
 def log_seq(connection: Connection, log: bytes) -> int:
-    return int(connection.execute(select(logs.c.seq).where(logs.c.log == log)).scalar() or 0)
+    found = connection.execute(select(logs).where(logs.c.log == log)).first()
+    head = made(rows.LogHead, found) if found is not None else None
+    if head is None:  # lost or damaged, which is not yet an older copy: its events say how far it is
+        head = rebuilt(connection, rows.LogHead, (log,))  # type: ignore[assignment]
+    return head.seq if head is not None else 0
 
 
 Marks = list[tuple[bytes, int]]  # log keys, ascending, and a number in each

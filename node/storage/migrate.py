@@ -20,13 +20,19 @@ class NewerDatabase(Exception):
     """The database was written by a newer version; nothing was touched."""
 
 
+def version(connection: Connection) -> str | None:
+    """The schema that a database has; none before it has any."""
+    if not inspect(connection).has_table("schema_version"):
+        return None
+    found = connection.execute(text("SELECT version_num FROM schema_version")).scalar()
+    return None if found is None else str(found)
+
+
 def migrate(connection: Connection) -> None:
     """Idempotent; runs inside the caller's transaction. Alembic is loaded only when there is work for it."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(7701)"))
-    found = None
-    if inspect(connection).has_table("schema_version"):
-        found = connection.execute(text("SELECT version_num FROM schema_version")).scalar()
+    found = version(connection)
     if found == HEAD:
         return
     if found is not None and found not in REVISIONS:

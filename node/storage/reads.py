@@ -1,13 +1,16 @@
 """What sessions, links and administrators look up: plain functions of a connection that return rows."""
 
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select
 
+from federation.errors import ProtocolError
+from federation.event import peek_header
 from federation.ids import User
 from node.api import ApiError
 from node.core import rows
-from node.core.damage import NUMBER_MAX, REFUSALS, STAMP_MAX
+from node.core.damage import NUMBER_MAX, REFUSALS, STAMP_MAX, is_stamp
 from node.storage.damaged import Broken as Broken
 from node.storage.damaged import Placed as Placed
 from node.storage.damaged import each, gaps, made, placed
@@ -18,6 +21,7 @@ accounts, devices, invites, peers = (TABLES[r] for r in (rows.Account, rows.Devi
 events, logs, items, facts = (TABLES[r] for r in (rows.StoredEvent, rows.LogHead, rows.Item, rows.Fact))
 outbound, receipts, failures = (TABLES[r] for r in (rows.Outbound, rows.Receipt, rows.Failed))
 conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, rows.Standing, rows.Mailbox))
+STAMP_AHEAD_MAX = 86_400_000 << 16  # a day: of a stamp that nothing speaks for
 MARKS_MAX = 3000  # read marks on a page of conversations
 MESSAGE_BYTES = 1000  # at most what a message takes in JSON beside its body
 
@@ -38,7 +42,25 @@ def meta(connection: Connection, name: str) -> bytes | None:
 
 
 def newest_stamp(connection: Connection) -> int:
-    return int(connection.execute(select(func.coalesce(func.max(logs.c.stamp), 0))).scalar_one())
+    """Where our clock goes on. A log's stamp is at most its newest event's: a damaged one must not end all sending."""
+    query = (
+        select(logs.c.stamp, events.c.header, events.c.stamp)
+        .outerjoin(events, and_(events.c.log == logs.c.log, events.c.seq == logs.c.seq))
+        .order_by(logs.c.stamp.between(0, STAMP_MAX).asc().nulls_first(), logs.c.stamp.desc())
+    )
+    best, unsure = 0, list[int]()  # of the latter the events are not here
+    with connection.execute(query) as found:
+        for stamp, header, column in found:
+            said = [column] if is_stamp(column) else []
+            with suppress(ProtocolError, TypeError):
+                said.append(peek_header(header).stamp)
+            if is_stamp(stamp) and not said:
+                unsure.append(stamp)
+            elif is_stamp(stamp) and stamp <= max(said):
+                best = max(best, stamp)
+                break
+            best = max(best, min(said, default=0))
+    return max([best, *(stamp for stamp in unsure if stamp <= best + STAMP_AHEAD_MAX)])
 
 
 def account(connection: Connection, local: str) -> rows.Account | None:
@@ -271,7 +293,7 @@ def standings_of(
     marks: dict[bytes, list[tuple[bytes, bytes, int]]] = {}
     found = connection.execute(query).all()
     for conversation, *mark in found:
-        if type(mark[0]) is type(mark[1]) is bytes and type(mark[2]) is int:
+        if type(mark[0]) is type(mark[1]) is bytes and type(mark[2]) is int and mark[2] <= NUMBER_MAX:
             marks.setdefault(conversation, []).append(tuple(mark))
     if len(found) > MARKS_MAX:
         page, left = [p for p in page if p[0].conversation < conversation] or page[:1], 1
@@ -280,3 +302,12 @@ def standings_of(
 
 def logs_of(connection: Connection, conversation: bytes) -> list[rows.LogHead]:
     return _all(connection, rows.LogHead, logs.c.conversation == conversation)
+
+
+def quarantined(connection: Connection) -> list[rows.Quarantine]:
+    table = TABLES[rows.Quarantine]
+    return _all(connection, rows.Quarantine, order=table.c.at_ms)
+
+
+def quarantine_size(connection: Connection) -> int:
+    return int(connection.execute(select(func.count()).select_from(TABLES[rows.Quarantine])).scalar_one())

@@ -123,7 +123,7 @@ class Store:
         try:
             return await self._runner.read(call, hot)
         except DATABASE as error:
-            if not _malformed(error):
+            if not malformed(error):
                 raise
             self._fail(error, [])  # its structure is damaged: whatever else were read or written is not to be trusted
             raise StoreFailed(said(error)) from None
@@ -221,6 +221,7 @@ class Store:
     def _fail(self, error: BaseException, group: "list[tuple[Command, asyncio.Future[Outcome]]]") -> None:
         self._failed = error
         reason = StoreFailed(said(error))
+        reason.__cause__ = error
         for _, future in [*group, *self._waiting, *self._later, *self._alone]:
             _settle(future, reason)
         self._waiting.clear()
@@ -259,8 +260,10 @@ def _clashes(error: Exception) -> bool:
     return isinstance(error, IntegrityError | sqlite3.IntegrityError)
 
 
-def _malformed(error: BaseException) -> bool:
-    """SQLite's structure is damaged, or the file is no database."""
+def malformed(error: BaseException) -> bool:
+    """SQLite's structure is damaged, or the file is no database; also where that is the cause of `error`."""
+    if isinstance(error, StoreFailed) and error.__cause__ is not None:
+        error = error.__cause__
     cause = getattr(error, "orig", None) or error
     return type(cause) is sqlite3.DatabaseError
 

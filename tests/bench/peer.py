@@ -281,7 +281,7 @@ class Roost(Adapter):  # type: ignore[misc]
     async def register(self, users: Any, node: str) -> None:
         """Over the admin socket, and only of the running node: `admin.call` would open the store of a stopped one."""
         waiting = iter(users)
-        path = self._configs[node].data_path / admin.SOCKET
+        path = self._configs[node].data_path / config.SOCKET
 
         async def some() -> None:
             reader, writer = await asyncio.open_unix_connection(str(path))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -161,3 +162,53 @@ def test_status_for_people_is_without_what_only_programs_need(made: Path, capsys
     assert "incarnation" not in shown
     assert main(["status", "-c", str(made), "--json"]) == 0
     assert "incarnation" in json.loads(capsys.readouterr().out)
+
+
+QUEUE = {"peer": "b.test", "state": "accepted", "link": "down", "waiting": 3, "bytes": 900, "oldest": 0}
+
+
+def test_queues_are_shown_with_why_they_wait(made: Path, admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
+    queue = QUEUE | {"next_s": 7, "reason": "b.test does not answer"}
+    admin.answers["queue.list"] = [dict(queue), queue | {"next_s": None}, queue | {"next_s": 0}]
+    capsys.readouterr()
+    assert main(["queue", "list", "-c", str(made), "--peer", "b.test", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0]) == queue
+    assert main(["queue", "list", "-c", str(made)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[-3:] == ["next", "try", "reason"]
+    assert [re.split("  +", line)[-2] for line in lines] == ["in 7 s", "-", "now"]
+    assert admin.asked == [("queue.list", {"peer": "b.test"}), ("queue.list", {"peer": ""})]
+
+
+def test_a_queue_is_given_up_only_by_name(
+    made: Path, admin: FakeAdmin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.answers["queue.expire"] = {"peer": "b.test", "failed": 3, "left": 1}
+    admin.answers["queue.flush"] = {"flushed": ["b.test"]}
+    assert main(["queue", "expire", "-c", str(made)]) == Exit.USAGE
+    terminal = io.StringIO("c.test\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert main(["queue", "expire", "-c", str(made), "--peer", "b.test"]) == Exit.REFUSED
+    assert admin.asked == []
+    capsys.readouterr()
+    assert main(["queue", "expire", "-c", str(made), "--peer", "b.test", "--yes"]) == 0
+    assert capsys.readouterr().out.startswith("gave up 3 messages for b.test; their senders see it; 1 other")
+    assert main(["queue", "flush", "-c", str(made)]) == 0
+    assert capsys.readouterr().out == "trying b.test now\n"
+
+
+def test_doctor_says_what_to_do_and_its_exit_code_tells(
+    made: Path, admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = {"check": "disk", "problem": "3 MiB are free\x07", "fix": "make room"}
+    admin.answers["doctor"] = {"ok": False, "checked": ["disk"], "findings": [finding]}
+    capsys.readouterr()
+    assert main(["doctor", "-c", str(made)]) == Exit.REFUSED
+    assert capsys.readouterr().out == "disk: 3 MiB are free\\u0007. Fix: make room\n"
+    admin.answers["doctor"] = {"ok": True, "checked": ["disk", "clock"], "findings": []}
+    assert main(["doctor", "-c", str(made)]) == 0
+    assert capsys.readouterr().out == "nothing to put right: looked at disk, clock\n"
+    assert main(["doctor", "-c", str(made), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"]
+    assert admin.asked[0] == ("doctor", {"file": str(made)})

@@ -135,7 +135,7 @@ async def test_a_refusal_harms_nobody_in_its_batch(bench: Bench) -> None:
 @pytest.mark.parametrize("poison", ["bug", "row"])
 async def test_a_poisonous_command_is_split_off(bench: Bench, at: int, poison: str) -> None:
     await bench.people("alice", "bob")
-    taken = rows.Item("bob", 1 << 40, b"l" * 32, 1)
+    taken = rows.Item("eve", 1 << 40, b"l" * 32, 1)
     await bench.do(Put((taken,)))
     commands: list[Any] = [bench.send(f"k{n}", bench.user("bob")) for n in range(15)]
     commands.insert(at, Bug() if poison == "bug" else Put((taken,)))

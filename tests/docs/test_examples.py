@@ -11,6 +11,8 @@ from types import ModuleType
 import httpx
 import pytest
 
+from tests.faults.cases import CASES
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs/examples"
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -88,3 +90,14 @@ def test_every_file_a_document_links_to_exists(document: Path) -> None:
 def test_every_source_file_a_document_names_exists(document: Path) -> None:
     named = set(re.findall(r"`((?:node|federation|tui|tests|docs)/[\w/.-]+)`", document.read_text(encoding="utf-8")))
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_test_a_document_names_exists(document: Path) -> None:
+    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", document.read_text(encoding="utf-8"))
+    assert [name for file, name in named if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")] == []
+
+
+def test_every_case_of_the_guarantees_is_run() -> None:
+    cells = re.findall(r"\|([^|]*)\|$", (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {case for cell in cells for case in re.findall(r"\b[CD]\d+\b", cell)} <= set(CASES)

@@ -51,7 +51,9 @@ async def served(node: Node) -> AsyncIterator[OpenDoor]:
                 return ours
             assert node.config.listen is not None
             if door == "tcp":
-                return await dial_link(node.config.listen, WAIT_S, "a test")
+                channel = await dial_link(node.config.listen, WAIT_S, "a test")
+                stack.push_async_callback(channel.close)
+                return channel
             where = split_host_port(node.config.listen)
             if door == "quic":
                 dialer = await stack.enter_async_context(Dialer())

@@ -18,7 +18,6 @@ from node.core.people import AddAccount
 from node.core.send import Send
 from node.node import Node
 from node.storage import direct
-from node.storage.batch import Hot
 from tests.evil import kit
 from tests.node.helpers import Client, config
 
@@ -121,7 +120,7 @@ async def test_a7_what_is_anothers_is_as_if_it_were_not(node: Node, name: str) -
     else:
         asked = [make(*there), make(*nowhere)]
     for frame in asked:
-        node.store._hot = Hot(0)
+        node.store.hot.forget()
         with counting(node) as seen:
             refusal = await _refusal(eve, frame)
         assert refusal[0] == "not_found"

@@ -466,7 +466,7 @@ async def test_b8_receipts_about_others_users_and_logs_are_not_believed(node: No
     sent = await ann.send("bob@a.test", b"hi")
     log = Log(direct_conversation(User(node.us.node, "ann"), bob(node)), node.us.node, node.us.incarnation)
     async with linked(node) as peer:
-        before = await dump(node, rows.StoredEvent, rows.LogHead)
+        before = await dump(node, rows.StoredEvent, rows.LogHead, rows.Peer)
         receipts = [
             wire.Receipt(conversation, incarnation, member, 1, 1)
             for conversation in (log.conversation, b"?" * 32)
@@ -474,7 +474,7 @@ async def test_b8_receipts_about_others_users_and_logs_are_not_believed(node: No
             for member in ("bob", "ann", "", "nobody")
         ]
         assert await peer.verdict(peer.notices(node.us.node, *receipts)) == "stored"
-        assert await dump(node, rows.StoredEvent, rows.LogHead) == before
+        assert await dump(node, rows.StoredEvent, rows.LogHead, rows.Peer) == before
     (to,) = (await ann.ask(api.GetState, sent.event)).to
     assert to.state != "read"
 

@@ -55,10 +55,10 @@ async def refused(client: Client) -> str:
 @pytest.mark.parametrize("door", ["memory", "quic"])
 @pytest.mark.parametrize("when", ["before the proof", "after it"])
 async def test_b3_links(node: Node, open_door: OpenDoor, door: str, when: str) -> None:
-    await node.store.submit(ChangePeer(Peer(None).node, "accepted", "evil1.test"))  # type: ignore[arg-type]
-    await node.peers_changed()
-    for what, raw in nasty.LINK.items():
-        peer = Peer(await open_door(door, wire.ALPN))
+    for number, (what, raw) in enumerate(nasty.LINK.items(), 100):  # each another node's: one may not call so often
+        peer = Peer(await open_door(door, wire.ALPN), number)
+        await node.store.submit(ChangePeer(peer.node, "accepted", peer.name))
+        await node.peers_changed()
         if when == "after it":
             await peer.greet()
         if len(raw) > 65_000 and when != "after it":
@@ -70,8 +70,8 @@ async def test_b3_links(node: Node, open_door: OpenDoor, door: str, when: str) -
 
 
 async def test_b3_links_over_tcp(node: Node) -> None:
-    for what, raw in nasty.LINK.items():
-        peer = Peer(await dial_link(str(node.config.listen), 10.0, "a test"))
+    for number, (what, raw) in enumerate(nasty.LINK.items(), 100):
+        peer = Peer(await dial_link(str(node.config.listen), 10.0, "a test"), number)
         await peer.greet()
         await peer.raw(raw[:60_000])  # of a stranger no frame is longer
         assert await peer.end() == "bad_frame", what

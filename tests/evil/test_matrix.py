@@ -200,6 +200,8 @@ LINK: dict[type, dict[str, Callable[[Peer, Node], Any]]] = {
         "yours": lambda p, n: wire.Recall("yours", b"", bytes(16), ()),
     },
     wire.Recalled: {"unasked": lambda p, n: wire.Recalled(bytes(16), 0)},
+    wire.Probe: {"": lambda p, n: wire.Probe(1)},
+    wire.Probed: {"unasked": lambda p, n: wire.Probed(1, ())},
     wire.Ping: {"": lambda p, n: wire.Ping(1)},
     wire.Pong: {"": lambda p, n: wire.Pong(1)},
     wire.Goodbye: {"": lambda p, n: wire.Goodbye("restart")},
@@ -250,6 +252,8 @@ ADMIN: dict[str, dict[str, Any]] = {
     "invite.revoke": {"id": "?"}, "peer.add": {"link": "?"}, "peer.accept": {"node": "known.test"},
     "peer.block": {"node": "known.test"}, "peer.remove": {"node": "known.test"}, "why": {"event": "?"},
     "restore.accept": {}, "backup": {"file": "/", "text": ""},
+    "doctor": {}, "queue.list": {}, "queue.flush": {}, "queue.expire": {"peer": "known.test"},
+    "verify": {}, "quarantine.list": {}, "quarantine.replay": {"id": "?"}, "quarantine.drop": {"id": "?"},
 }  # fmt: skip
 
 

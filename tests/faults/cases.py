@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from tests.faults import crashes, disks, networks
+from tests.faults import crashes, disks, networks, power
 from tests.faults.nets import NetTown
 from tests.faults.town import Town
 
@@ -28,9 +28,11 @@ CASES = {
     "C2": Case("killed at the Nth send to a client or a peer", crashes.c2, ("acknowledges_before_commit",)),
     "C3": Case("receiver killed between commit and acknowledgement", crashes.c3,
                ("dedupe_off", "high_water_mark_not_stored"), needs=()),
-    "C6": Case("killed at the Nth write to the database", crashes.c6, ("idempotency_ignored",)),
+    "C4": Case("power cut at every sync and every word", power.c4, ("commits_without_sync",), "a"),
+    "C6": Case("killed at the Nth write to the database", crashes.c6, ("acknowledges_before_commit",)),
     "C6 first": Case("killed at the Nth write of the first start", crashes.c6_first_start, ()),
     "C8": Case("random kills of three nodes", crashes.c8, ("acknowledges_before_commit",), "abc", ()),
+    "C10": Case("a client killed between OK and its own store", crashes.c10, ("idempotency_ignored",)),
     "D1": Case("the disk fills, and empties", disks.d1, (), needs=("mount",), before=disks.small_disk),
     "D2": Case("no space at the Nth write", disks.d2, ("acknowledges_before_commit",)),
     "D3": Case("the Nth sync fails", disks.d3, ("acknowledges_before_commit",)),
@@ -45,5 +47,6 @@ CASES = {
                town=NetTown),
     "N3": Case("one way is cut", networks.n3, ("never_dead",), "ab", NETNS, town=NetTown, sets=QUICK),
     "N4": Case("the longest packet changes", networks.n4, ("long_segments",), "ab", NETNS, town=NetTown, few=False),
-    "N8": Case("the line comes and goes; another port", networks.n8, ("stays_put",), "ab", NETNS, town=NetTown, few=False),
+    "N8": Case("the line comes and goes; another port", networks.n8, ("stays_put",), "ab", NETNS,
+               town=NetTown, few=False),
 }  # fmt: skip

@@ -1,10 +1,13 @@
 """C1, C2, C3, C6, C8, C10: killed at the worst moments."""
 
 import asyncio
+import json
 import os
 import random
 import signal
+from asyncio.subprocess import DEVNULL, PIPE
 
+from tests.faults.person import PASSWORD, Attempt
 from tests.faults.town import Served, Town, first, inject
 
 
@@ -97,3 +100,30 @@ async def c8(town: Town, whole: bool) -> None:
         await node.stop(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
         assert await node.serve(), node.said()
         town.rounds += 1
+
+
+async def c10(town: Town, whole: bool) -> None:
+    """A client is killed while it notes what it sends and what became of it: repeating the command is safe."""
+    a = town.nodes["a"]
+    await town.person("bob", "b")
+    await a.admin("user.add", name="carol", password=PASSWORD)
+    env = {**os.environ, "ROOST_HOME": str(a.folder.parent / "home")}
+
+    async def roost(*args: str, wrap: list[str] | None = None) -> tuple[int | None, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            *(wrap or []), *a.argv(*args, "--profile", "carol"), env=env, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
+        )
+        out, _ = await process.communicate(PASSWORD.encode())
+        return process.returncode, out
+
+    assert (await roost("login", "carol@a.test", "--node", a.link, "--password-stdin"))[0] == 0
+    killed = 0
+    for number in range(1, 60, 2) if whole else (12, 29, 41):
+        send = ("send", "bob@b.test", f"carol {number}", "--key", f"key-{number}", "--wait", "accepted", "--json")
+        code, _ = await roost(*send, wrap=inject("pwrite64,fdatasync", f"signal=KILL:when={number}"))
+        killed += code == -signal.SIGKILL
+        code, out = await roost(*send)
+        assert code == 0, out
+        town.letters.append(Attempt(f"key-{number}", "bob@b.test", f"carol {number}", json.loads(out)["id"]))
+        town.rounds += 1
+    assert killed, "no round killed anything"

@@ -681,6 +681,48 @@ async def test_a_recall_is_answered_and_what_was_acknowledged_goes_out_again() -
     assert b.host.answers == [wire.Recalled(bytes(16), 1), wire.Recalled(b"\xff" * 16, 1)]
 
 
+async def test_a_peer_is_called_back_where_its_hello_says_and_not_at_once_again() -> None:
+    """PROTOCOL.md 5.13."""
+    net = Net()
+    a = net.node(us(1)._replace(addresses=("n1.test:7701", "gone.test:7701")))
+    b = net.node(us(2))
+
+    async def gone() -> None:
+        raise ChannelClosed("nobody there")
+
+    net.rules["gone.test"] = gone
+    a.knows(b)
+    b.knows(a, dials=False)
+    async with running(net):
+        await a.until_up(b)
+        calls = len(net.pairs)
+        _, probed = await a.service.links[b.id].probe()
+        assert list(probed.calls) == [
+            ("n1.test:7701", ""), ("gone.test:7701", "nobody there"),
+        ]  # fmt: skip
+        assert len(net.pairs) == calls + 1
+        _, probed = await a.service.links[b.id].probe()
+        assert probed.calls == ()
+        assert b.service.refused["call backs"] == 1
+        one, other = await asyncio.gather(a.service.links[b.id].probe(), a.service.links[b.id].probe())
+        assert one == other, "one question at a time"
+        assert a.up(b)
+
+
+async def test_a_second_probe_before_the_answer_ends_the_link() -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    async with running(net):
+        await a.until_up(b)
+        link = a.service.links[b.id]
+        await link._channel.send(wire.encode(wire.Probe(1)), wire.encode(wire.Probe(2)))
+        with pytest.raises(ChannelClosed):
+            await link.probe()
+        assert b.service.refused["probes"] == 1
+
+
 async def test_another_node_at_one_address_does_not_hide_the_next() -> None:
     """A peer's old address belongs to somebody else now (PROTOCOL.md 5.11)."""
     net = Net()

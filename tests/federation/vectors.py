@@ -78,6 +78,8 @@ FRAMES: dict[str, wire.AnyFrame] = {
     "acks": wire.Acks((wire.LogAck(TALK, NODE, b(6, 16), 2, (wire.Verdict(2, "refused", "declined", "no"),)),)),
     "recall": wire.Recall("mine", b"", b(255, 16), ((Log(TALK, NODE, b(6, 16)).key, 7),)),
     "recalled": wire.Recalled(b(255, 16), 1),
+    "probe": wire.Probe(1_700_000_000_000),
+    "probed": wire.Probed(1_700_000_000_001, (("lab.example:7701", ""), ("192.0.2.7:7701", "no answer"))),
     "ping": wire.Ping(300),
     "pong": wire.Pong(0),
     "goodbye": wire.Goodbye("restart", "back soon"),

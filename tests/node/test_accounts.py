@@ -11,7 +11,7 @@ import pytest
 from node import api
 from node.admin import AdminError, call
 from node.api import ApiError
-from node.core.people import ChangeAccount, ChangeDevice
+from node.core.people import AddDevice, ChangeAccount, ChangeDevice
 from node.directory import device_id
 from node.node import Node
 from node.storage import reads
@@ -118,12 +118,35 @@ async def test_a_password_that_no_login_could_carry_is_refused(node: Node) -> No
     await connect(node, "alice")
 
 
-async def test_passwd_changes_the_password_only(node: Node) -> None:
-    alice = await connect(node, "alice")
+async def test_a_new_password_logs_every_device_out(node: Node) -> None:
+    """Whoever knew the old one may have made one of them."""
+    await node.create_user("bob", "pw")
+    alice, laptop, bob = await connect(node, "alice"), await connect(node, "alice"), await connect(node, "bob")
     await call(node.config, "user.passwd", {"name": "alice", "password": "new"})
     assert await code(connect(node, "alice")) == "bad_login"
+    for device in (alice, laptop):
+        goodbye = await device.ended()
+        assert goodbye is not None
+        assert "revoked" in goodbye.reason
+        assert await code(again(node, device)) == "bad_token"
     await (await stranger(node)).login("alice", "new")
+    assert (await bob.send("bob@a.test", b"x")).seq == 1
+
+
+async def test_a_new_password_that_keeps_the_devices(node: Node) -> None:
+    alice = await connect(node, "alice")
+    await call(node.config, "user.passwd", {"name": "alice", "password": "new", "keep_devices": True})
+    assert await code(connect(node, "alice")) == "bad_login"
     assert (await alice.send("alice@a.test", b"x")).seq == 1
+
+
+async def test_a_login_that_was_checked_against_the_old_password_comes_too_late(node: Node) -> None:
+    """The hash was read before the change, and the device would be made after it."""
+    account = await node.store.read(reads.account, "alice")
+    assert account is not None
+    await call(node.config, "user.passwd", {"name": "alice", "password": "new"})
+    late = AddDevice(b"d" * 16, "alice", "late", b"t" * 32, b"k" * 32, account.password)
+    assert await code(node.store.submit(late)) == "bad_login"
 
 
 async def test_devices_are_listed_renamed_and_revoked(node: Node) -> None:

@@ -40,7 +40,8 @@ FORMS = {
     "node.storage.writer.BATCH_MAX", "node.admin.LINE_BYTES_MAX", "node.admin.ANSWER_BYTES_MAX",
     "node.core.context.FUTURE_MERGE_MS_MAX", "node.core.context.FUTURE_MS_MAX", "node.config_file.CONFIG_BYTES_MAX",
     "limits.message_bytes", "federation.dialer.RECEIVE_BYTES_MAX", "federation.dialer.READ_BATCH_MAX",
-    "node.upkeep.RESERVE_BYTES_MAX", "node.upkeep.DRIFT_MS_MAX",
+    "node.upkeep.RESERVE_BYTES_MAX", "node.upkeep.DRIFT_MS_MAX", "node.backup.SMALL_BYTES_MAX",
+    "node.repair.EXAMPLES_MAX", "node.storage.reads.STAMP_AHEAD_MAX",
 }  # fmt: skip
 # Of one connection, and enforced by its transport, which ends it or holds it back; the number of connections counts.
 TRANSPORT = {

@@ -3,13 +3,19 @@
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from federation import wire
+from federation.event import Event, Header, body_hash, sign_event
+from federation.identity import NodeKey
+from federation.ids import User, direct_conversation
 from node import api, witness
 from node.admin import AdminError, call
 from node.api import ApiError
 from node.config import Config
+from node.core.peers import ChangePeer
 from node.node import Node
 from node.storage import life
 from tests.node.helpers import WAIT_S, Client, again, befriend, connect, listening, stranger
@@ -231,3 +237,57 @@ async def test_a_build_that_ignores_its_witness_goes_on_from_an_old_copy(
     monkeypatch.setattr(life, "judge", lambda *args: "")
     async with Node.open(config) as node:
         assert node.held == ""
+
+
+def own(node: Node, peer: bytes, key: NodeKey, stamp: int, **more: Any) -> tuple[Event, wire.Segment]:
+    """An event that says to be of this node, from a life that it does not know."""
+    members = tuple(sorted((User(node.us.node, "alice"), User(peer, "bob"))))
+    named: dict[str, Any] = {
+        "version": 1, "conversation": direct_conversation(*members), "origin": node.us.node, "incarnation": b"o" * 16,
+        "seq": 1, "previous": None, "after": None, "sender": "alice", "device": b"", "stamp": stamp, "control": None,
+        "kind": "message", "target": None, "manifest": None, "body_format": "text", "body_hash": body_hash(b"x"),
+        "body_bytes": 1, "expires_ms": None,
+    }  # fmt: skip
+    event = sign_event(Header(**named | more), b"x", key)
+    h = event.header
+    return event, wire.Segment(h.conversation, h.origin, h.incarnation, h.seq, members, (event.signed,))
+
+
+async def test_nobody_is_held_without_a_signature_of_its_own(tmp_path: Path) -> None:
+    async with Node.open(listening(tmp_path)) as node:
+        peer, stamp, other = b"p" * 32, node.system.wall_ms() << 16, NodeKey(b"o" * 32)
+        forged, _ = own(node, peer, other, stamp)
+        foreign, _ = own(node, peer, node.us.key, stamp, origin=peer)
+        for event in (forged, foreign):
+            assert await node.host.shown(peer, wire.Newest(event.signed.header, event.signed.signature))
+        assert await node.host.shown(peer, wire.Newest(b"no header", bytes(64)))
+        assert node.held == ""
+        ours, _ = own(node, peer, node.us.key, stamp)
+        assert not await node.host.shown(peer, wire.Newest(ours.signed.header, ours.signed.signature))
+        assert node.held
+
+
+async def test_only_what_this_node_signed_and_lost_is_taken_back(tmp_path: Path) -> None:
+    async with Node.open(listening(tmp_path)) as node:
+        await node.create_user("alice", "pw")
+        peer, stamp, key = b"p" * 32, node.system.wall_ms() << 16, node.us.key
+        await node.store.submit(ChangePeer(peer, "accepted", "p.test"))
+        node.context.restored = stamp + 10
+        bad = {
+            "forged": own(node, peer, NodeKey(b"o" * 32), stamp),
+            "of after the restore": own(node, peer, key, stamp + 10),
+            "of this life": own(node, peer, key, stamp, incarnation=node.us.incarnation),
+            "past a gap": own(node, peer, key, stamp, seq=2, previous=b"h" * 32),
+            "of another conversation": own(node, peer, key, stamp, conversation=b"c" * 32),
+            "of somebody else": own(node, peer, key, stamp, sender="carol"),
+        }
+        for what, (_, segment) in bad.items():
+            ack = await node.host.receive(peer, segment)
+            assert (ack.seq, [v.verdict for v in ack.verdicts]) == (0, ["later"]), what
+        _, segment = own(node, peer, key, stamp)
+        for _ in range(2):
+            ack = await node.host.receive(peer, segment)
+            assert (ack.seq, ack.verdicts) == (1, ())
+        alice = await connect(node, "alice")
+        await alice.message(b"x")
+        assert bodies(alice) == [b"x"]

@@ -98,7 +98,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         pass
     for file in (tmp_path / "a.test").glob("roost.db*"):
         file.write_bytes(b"this is not a database" * 1000)
-    with pytest.raises(StoreUnusable, match="cannot be opened"):
+    with pytest.raises(StoreUnusable, match="is damaged"):
         async with Node.open(config(tmp_path)):
             pass
 

@@ -45,7 +45,7 @@ def unfinished(world: "World") -> str:
     for host in world.hosts.values():
         if host.life is None or not host.life.up:
             return f"{host.name} is down"
-        if host.life.node.held or host.going_back:
+        if host.life.node.held or host.going_back or host.old:
             return f"{host.name} is held"
         peers = len(world.hosts) - 1
         with look(host) as store:
