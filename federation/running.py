@@ -99,6 +99,8 @@ Ask = Callable[[wire.Recall], Awaitable[wire.Recalled]]
 class Owner(Protocol):
     """What a link needs from the service."""
 
+    held: bool
+
     def admit(self, running: "Running") -> bool: ...
 
     def reset(self, peer: bytes) -> None: ...
@@ -261,6 +263,9 @@ class Running:
     async def _met(self, identity: Identity, hello: wire.Hello) -> None:
         self._sooner.set()  # what was waited for was the deadline of the hello
         standing = await self._host.meet(identity, hello, self._channel.remote)
+        if self._service.held:  # since this link began
+            await self.finish(HELD, HELD_TEXT)
+            return
         if not self._service.admit(self):
             self._ended = "another link of this pair stays"
             await self._channel.send(wire.encode(wire.Goodbye("duplicate", self._ended)))

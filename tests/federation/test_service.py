@@ -628,6 +628,24 @@ async def test_nothing_flows_before_what_the_other_side_shows_was_looked_at() ->
         await a.host.until(lambda: a.host.acks.get(log_of(a)) == 1)
 
 
+async def test_a_link_that_is_not_up_when_the_node_is_held_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    real = a.host.meet
+
+    async def meet(identity: Identity, hello: wire.Hello, remote: str) -> Standing:
+        await a.service.hold()  # another peer has just proved that it must be
+        return await real(identity, hello, remote)
+
+    monkeypatch.setattr(a.host, "meet", meet)
+    async with running(net):
+        await a.host.until(lambda: {"up", "down"} & {state for _, state in a.host.lights})
+        assert (b.id, "up") not in a.host.lights
+        assert not a.service.links
+
+
 async def test_a_node_that_is_an_old_copy_ends_the_link_and_says_why() -> None:
     net = Net()
     a, b = net.node(us(1)), net.node(us(2))
