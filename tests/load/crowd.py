@@ -86,7 +86,7 @@ class Link(asyncio.Protocol):
 
     def _more(self) -> None:
         self._next += 1
-        self._write(api.Send(self._next, f"{self._token}-{self._next}", self.flooding, bytes(100)))
+        self._write(api.Send(self._next, f"{self._next}-{self.flooding}", self.flooding, bytes(100)))
 
     def close(self) -> None:
         self._transport.abort()
