@@ -312,7 +312,7 @@ class Running:
             look = Look(turn, dict(self.state.sent), resting, room, self.state.space(), new)
             segments, turn, self._more = await self._host.pending(self._peer, look)
             if segments:
-                await self._carry(self.state.sending(segments))
+                await self._carry(self.state.sending(segments, self._clock.monotonic_ms()))
             if self._more and self.state.room():
                 self.wake.set()
 

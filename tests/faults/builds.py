@@ -15,7 +15,7 @@ from aioquic.quic import crypto
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.quic.stream import QuicStreamSender
 
-from federation import running, websocket, wire
+from federation import link, running, websocket, wire
 from federation.link import Link
 from federation.quic import Connection
 from node.cli.app import main
@@ -156,6 +156,12 @@ def long_segments() -> None:
     websocket.SEGMENT_BYTES = 1460
 
 
+def all_at_once() -> None:
+    """As much as the window allows is sent into a line that may be slow."""
+    Link._learn = lambda *_: None  # type: ignore[method-assign,assignment]
+    link.PACE_MIN_BYTES = 4 << 20
+
+
 def shifted_clock() -> None:
     """`CLOCK`: seconds to add, or `jitter` for another hour each second."""
     shift, real = os.environ["CLOCK"], System.wall_ms
@@ -177,6 +183,7 @@ BUILDS: dict[str, Callable[[], None]] = {
     "unauthenticated": unauthenticated,
     "never_dead": never_dead,
     "stays_put": stays_put,
+    "all_at_once": all_at_once,
     "long_segments": long_segments,
     **{name: _patched(name) for name in ("dedupe_off", "high_water_mark_not_stored", "idempotency_ignored")},
 }

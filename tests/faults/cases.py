@@ -49,4 +49,5 @@ CASES = {
     "N4": Case("the longest packet changes", networks.n4, ("long_segments",), "ab", NETNS, town=NetTown, few=False),
     "N8": Case("the line comes and goes; another port", networks.n8, ("stays_put",), "ab", NETNS,
                town=NetTown, few=False),
+    "N9": Case("a line of 64 kbit/s full of text", networks.n9, ("all_at_once",), "ab", NETNS, town=NetTown, few=False),
 }  # fmt: skip

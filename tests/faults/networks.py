@@ -1,7 +1,6 @@
-"""N1 to N4, N8: lines that lose, delay, repeat, damage, cut, shorten and move what two nodes say to each other."""
+"""N1 to N4, N8, N9: lines that lose, delay, repeat, damage, cut, narrow and move what two nodes say to each other."""
 
 import asyncio
-import statistics
 import time
 from typing import Any
 
@@ -47,7 +46,7 @@ def _took(writer: Person, people: list[Person], first: int = 0) -> list[float]:
 
 
 def _in_time(took: list[float], most_s: float) -> None:
-    if (p99 := statistics.quantiles(took, n=100)[98]) > most_s:
+    if (p99 := sorted(took)[len(took) * 99 // 100]) > most_s:
         raise Wrong(f"one of a hundred takes longer than {p99:.1f} s")
 
 
@@ -155,4 +154,24 @@ async def n8(town: Town, whole: bool) -> None:
         await _talk(people, 5 if whole else 2, 15)
         town.rounds += 1
     await _stood(net, before, 0)
+    _unharmed(town)
+
+
+async def n9(town: Town, whole: bool) -> None:
+    """A line of 64 kbit/s, full of what two have to say: what two others say does not wait behind it."""
+    net = _net(town).net
+    people = await _people(town)
+    ada, bob = await town.person("ada", "a"), await town.person("bob", "b")
+    await net.set(bits_per_s=64_000, queue_bytes=8000)
+    people[0].write(people[1].address, 150, size=4000)
+    await people[0].answered()
+    for _ in range(30):
+        ada.write(bob.address)
+        await _arrived([ada, bob], 60)
+    print("N9", sorted(_took(ada, [bob])))
+    if all(a.event in people[1].arrived for a in people[0].attempts):
+        raise Wrong("the line was not full to the end")
+    _in_time(_took(ada, [bob]), 4)
+    await _arrived(people, 120)
+    town.rounds += 1
     _unharmed(town)
