@@ -15,7 +15,7 @@ from federation.ports import FRAME_BYTES_MAX, Binding
 
 HELLO_DEADLINE_MS = 10_000
 LATER_MS = 30_000  # how long a log that was told `later` rests
-PACE_MIN_BYTES = 4 << 10  # may be on the way also on the slowest line, and before anything is known of it
+PACE_MIN_BYTES = 8 << 10  # may be on the way also on the slowest line, and before anything is known of it
 PACE_SLOW_MS, PACE_FAST_MS = (
     1500,
     750,

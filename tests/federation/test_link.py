@@ -13,6 +13,9 @@ from federation.ids import Log
 from federation.link import (
     HELLO_DEADLINE_MS,
     LATER_MS,
+    PACE_FAST_MS,
+    PACE_MIN_BYTES,
+    PACE_SLOW_MS,
     Acked,
     Arrived,
     Close,
@@ -318,6 +321,42 @@ def test_the_window_counts_bytes() -> None:
     two.carry(1, [Send(ack(1))])
     assert two.a.room() == 255
     assert two.a.space() == 600
+
+
+def test_as_much_is_on_the_way_as_the_line_carries_in_about_a_second() -> None:
+    two, seq = Two().greet(), 0
+
+    def fill(took_ms: int) -> int:
+        """Fill the line, and be answered so much later; how much it was."""
+        nonlocal seq
+        size = two.a.space()
+        two.carry(0, two.a.sending([segment(seq + 1, 4, size // 4)], two.now))
+        assert two.a.space() == 0
+        two.now += took_ms
+        seq += 4
+        two.carry(1, [Send(ack(seq))])
+        return size
+
+    assert [fill(10) for _ in range(4)] == [PACE_MIN_BYTES << n for n in range(4)]
+    for took, then in (
+        (PACE_FAST_MS, 16),
+        (PACE_SLOW_MS, 16),
+        (PACE_SLOW_MS, 8),
+        (PACE_SLOW_MS * 9, 4),
+        (0, 2),
+        (0, 4),
+    ):
+        assert fill(took) == PACE_MIN_BYTES * then, took
+
+
+def test_what_left_before_the_pace_fell_does_not_lower_it_again() -> None:
+    two = Two().greet()
+    for seq in (1, 2, 3):
+        two.carry(0, two.a.sending([segment(seq, 1, 20_000)], two.now))
+    two.a._pace = 8 * PACE_MIN_BYTES
+    two.now += PACE_SLOW_MS
+    two.carry(1, [Send(ack(1)), Send(ack(2)), Send(ack(3))])
+    assert two.a.space() == 4 * PACE_MIN_BYTES
 
 
 def test_a_batch_larger_than_a_frame_leaves_in_several() -> None:
