@@ -4,6 +4,7 @@ The bytes that were signed are the bytes that are stored and passed on. A reader
 received and then refuses them unless encoding again gives the same bytes: one encoding per value.
 """
 
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -24,6 +25,7 @@ from federation.ids import (
 
 BODY_BYTES_MAX = 64 << 10
 HEADER_BYTES_MAX = 8 << 10
+OPENED_MAX = 1024  # headers that are kept open: each is looked at by the link, by the feed, and when it is shown
 MEDIA_MAX = 32
 EXT_KEYS_MAX = 16
 STAMP_LOGICAL_BITS = 16
@@ -106,6 +108,11 @@ _decoder = msgspec.msgpack.Decoder(Header)
 
 def event_id(header: bytes) -> bytes:
     """The id of an event: the hash of its exact header bytes (PROTOCOL.md 4.3)."""
+    return _event_id(header) if len(header) <= HEADER_BYTES_MAX else digest("event", header)
+
+
+@lru_cache(OPENED_MAX)
+def _event_id(header: bytes) -> bytes:
     return digest("event", header)
 
 
@@ -129,6 +136,7 @@ def read_event(signed: Signed) -> Event:
     return Event(event_id(signed.header), header, signed)
 
 
+@lru_cache(OPENED_MAX)
 def peek_header(raw: bytes) -> Header:
     """A header whose hash is known to be right: it was checked when it was taken. `ProtocolError` if it is none."""
     try:

@@ -30,11 +30,15 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 def digest(domain: str, *parts: bytes) -> bytes:
     """SHA-256 over a domain tag and length-prefixed parts, so that no two uses can be confused (PROTOCOL.md 1.1)."""
-    h = hashlib.sha256(f"roost/{domain}/1\0".encode())
+    h = _begun(domain).copy()
     for part in parts:
-        h.update(len(part).to_bytes(4, "big"))
-        h.update(part)
+        h.update(len(part).to_bytes(4, "big") + part)
     return h.digest()
+
+
+@lru_cache(64)
+def _begun(domain: str) -> "hashlib._Hash":
+    return hashlib.sha256(f"roost/{domain}/1\0".encode())
 
 
 @lru_cache(CACHED_MAX)

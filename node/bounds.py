@@ -6,7 +6,7 @@ One list for `roost status`, and for the test that finds a bound which nobody se
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from federation import calls, endpoint, ids, link, running, wire
+from federation import calls, endpoint, event, ids, link, running, wire
 from node import admin, api, host, node
 from node.core import bucket, quarantine, receive
 from node.core.peers import STRANGERS
@@ -149,7 +149,7 @@ def _doors(of: "node.Node") -> Iterable[Bound]:
 
 
 def _kept(of: "node.Node") -> Iterable[Bound]:
-    keys, texts = receive._keys.cache_info(), ids.to_text.cache_info()
+    keys, texts, headers = receive._keys.cache_info(), ids.to_text.cache_info(), event.peek_header.cache_info()
     return (
         Bound("rows remembered", len(of.store.hot.rows), writer.HOT_ROWS_MAX, of.store.hot.dropped,
               "the longest unused is read again", ("node.storage.writer.HOT_ROWS_MAX",)),
@@ -157,4 +157,6 @@ def _kept(of: "node.Node") -> Iterable[Bound]:
               "the longest unused is checked again (refused: checks)", ("node.core.receive.KEYS_CACHED_MAX",)),
         Bound("ids remembered", texts.currsize, ids.CACHED_MAX, texts.misses,
               "the longest unused is spelled again (refused: spellings)", ("federation.ids.CACHED_MAX",)),
+        Bound("headers remembered", headers.currsize, event.OPENED_MAX, headers.misses,
+              "the longest unused is opened again (refused: openings)", ("federation.event.OPENED_MAX",)),
     )  # fmt: skip

@@ -63,7 +63,8 @@ KNOWN: tuple[tuple[str, str, Exit, str, str], ...] = (
     ("node.client", "ProfileError", Exit.USAGE, "bad_profile",
      "`roost login NAME@NODE --node LINK --profile PROFILE` makes a profile"),
     ("node.client", "NodeKeyError", Exit.REFUSED, "wrong_node_key",
-     "ask the administrator for the node's link; do not go on before the keys agree"),
+     "ask the administrator for the node's link, and do not go on before the keys agree; if the node was made anew, "
+     "`roost logout --forget` clears the old profile away"),
     ("node.client", "NewerStore", Exit.STORE, "newer_store", "install the newer roost"),
     ("node.client", "StoreError", Exit.STORE, "store_unusable",
      "check disk space and the profile's folder"),

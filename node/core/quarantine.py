@@ -85,6 +85,7 @@ class Release:
         if self.replay:
             try:
                 receive = Receive(held.peer, wire.decode_segment(held.segment))
+                view.want(*receive.keys(context), (rows.QuarantineSize, (held.peer,)))
                 receive.replay(view, context)
             except (Refuse, ProtocolError) as error:
                 raise ApiError("bad_request", f"it cannot be processed: {error.code}: {error}") from None

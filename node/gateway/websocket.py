@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SEND_DEADLINE_S = 30.0  # a client that takes nothing for so long is dropped
 STRANGERS_MAX = 1024  # links that are not up, most of them knocks
 STRANGERS_PER_ORIGIN_MAX = 64  # of these from one address
-BACKLOG = 1024  # connections that the kernel keeps until they are accepted: all clients at once after a restart
+BACKLOG = 4096  # connections that the kernel keeps until they are accepted: all clients at once after a restart
 CLOSE_S = 2.0  # longest wait for the client's own goodbye
 WHY_TCP = "the other node called over TCP: it had no answer over QUIC"
 log = logging.getLogger("roost.web")

@@ -7,8 +7,9 @@ from sqlalchemy import Connection, and_, delete, func, or_, select, update
 from federation.identity import SIGNATURE_BYTES
 from federation.wire import Newest
 from node.core import rows
+from node.core.damage import LOST
 from node.core.heal import HELD, HELD_STAMP
-from node.storage.damaged import made, rebuilt
+from node.storage.damaged import each, made, rebuilt
 from node.storage.reads import meta, newest_stamp
 from node.storage.schema import TABLES
 from node.witness import Witness, judge
@@ -16,6 +17,7 @@ from node.witness import Witness, judge
 logs, events, outbound = TABLES[rows.LogHead], TABLES[rows.StoredEvent], TABLES[rows.Outbound]
 conversations = TABLES[rows.Conversation]
 metas, devices, invites = TABLES[rows.Meta], TABLES[rows.Device], TABLES[rows.Invite]
+NEWEST_MAX = 16  # logs looked at for an event that is not damaged
 LIFE, RESTORED, STORE, NODE = "life", "restored", "store", "node"
 
 
@@ -105,14 +107,16 @@ def counts(connection: Connection) -> dict[str, int]:
 def newest(connection: Connection, origin: bytes) -> Newest | None:
     """Of the origin's own events, the one with the highest stamp that is here."""
     query = (
-        select(events.c.header, events.c.signature)
+        select(*events.c)
         .join(logs, and_(logs.c.log == events.c.log, logs.c.seq == events.c.seq))
         .where(logs.c.origin == origin)
         .order_by(logs.c.stamp.desc())
-        .limit(1)
+        .limit(NEWEST_MAX)
     )
-    found = connection.execute(query).first()
-    return None if found is None or len(found[1]) != SIGNATURE_BYTES else Newest(*found)
+    for event in each(rows.StoredEvent, connection.execute(query)):
+        if len(event.signature) == SIGNATURE_BYTES and event.refused != LOST:
+            return Newest(event.header, event.signature)
+    return None
 
 
 def log_seq(connection: Connection, log: bytes) -> int:

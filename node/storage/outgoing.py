@@ -18,19 +18,18 @@ BATCH_BYTES_MAX = 1 << 20
 LOGS_MAX = 64  # logs of one peer looked at together
 END = b"\xff" * 33  # past every log key
 
-_UNACKED = Prepared(
+_ANY = (
     select(*outbound.c, *logs.c, *conversations.c)
     .join(logs, logs.c.log == outbound.c.log)
     .join(conversations, conversations.c.conversation == logs.c.conversation)
-    .where(
-        outbound.c.peer == bindparam("peer"),
-        outbound.c.acked < outbound.c.head,
-        outbound.c.log > bindparam("after"),
-        outbound.c.log <= bindparam("upto"),
-    )
+    .where(outbound.c.peer == bindparam("peer"), outbound.c.acked < outbound.c.head)
+)
+_UNACKED = Prepared(
+    _ANY.where(outbound.c.log > bindparam("after"), outbound.c.log <= bindparam("upto"))
     .order_by(outbound.c.log)
     .limit(LOGS_MAX)
 )
+_OF_ONE = Prepared(_ANY.where(logs.c.conversation == bindparam("conversation")).order_by(logs.c.stamp).limit(LOGS_MAX))
 _RUN = Prepared(
     select(events)
     .where(events.c.log == bindparam("log"), events.c.seq > bindparam("after"))
@@ -50,10 +49,18 @@ class Unacked(NamedTuple):
 def unacked(connection: Connection, peer: bytes, after: bytes, upto: bytes = END) -> tuple[list[Unacked], bytes, bool]:
     """A page of them by log key, past `after` and up to `upto`, without what is too damaged to be sent; the last key
     looked at, and whether the page was full."""
+    found = list(_UNACKED(connection, peer=peer, after=after, upto=upto))
+    return _whole(connection, found), found[-1][1] if found else after, len(found) == LOGS_MAX
+
+
+def _siblings(connection: Connection, peer: bytes, conversation: bytes) -> list[Unacked]:
+    """All of one conversation."""
+    return _whole(connection, list(_OF_ONE(connection, peer=peer, conversation=conversation)))
+
+
+def _whole(connection: Connection, found: list[Any]) -> list[Unacked]:
     a, b = len(outbound.c), len(outbound.c) + len(logs.c)
     out: list[Unacked] = []
-    last = after
-    found = list(_UNACKED(connection, peer=peer, after=after, upto=upto))
     for v in found:
         last = v[1]
         queue, head, of = made(rows.Outbound, v[:a]), made(rows.LogHead, v[a:b]), made(rows.Conversation, v[b:])
@@ -61,7 +68,7 @@ def unacked(connection: Connection, peer: bytes, after: bytes, upto: bytes = END
             head = rebuilt(connection, rows.LogHead, (last,))  # type: ignore[assignment]
         if queue is not None and head is not None and of is not None:
             out.append(Unacked(queue, head, of))
-    return out, last, len(found) == LOGS_MAX
+    return out
 
 
 class Run(NamedTuple):
@@ -83,19 +90,31 @@ def pending(
 ) -> tuple[list[Run], bytes, bool]:
     """What to send to a peer next: a fair share of each log that has something past `sent` and does not rest.
 
-    Logs take turns by key, from past `turn` on and once around. Returns the runs, whose turn it was last, and
+    Logs take turns by key, from past `turn` on and once around; of one conversation's logs the one of an earlier life
+    goes first, to its end, lest what somebody wrote later arrive first. Returns the runs, whose turn it was last, and
     whether more could be sent at once if there were room.
     """
     ready: list[Unacked] = []
+    seen: list[Unacked] = []
     for start, upto in ((turn, END), (b"", turn)):
         while True:  # past pages of logs that rest or are on their way: none of them holds up the ones behind it
             page, start, full = unacked(connection, peer, start, upto)
+            seen += page
             ready += [u for u in page if u.head.log not in resting and sent.get(u.head.log, 0) < u.outbound.head]
             turn = start if page or full else turn
             if ready or not full:
                 break
         if full:
             break  # the next look goes on from here
+    if full:
+        seen += [u for of in {u.conversation.conversation for u in ready} for u in _siblings(connection, peer, of)]
+    oldest: dict[bytes, int] = {}
+    for u in seen:
+        if u.head.log in resting or sent.get(u.head.log, 0) < u.outbound.head:
+            of = u.conversation.conversation
+            oldest[of] = min(u.head.stamp, oldest.get(of, u.head.stamp))
+    later = [u for u in ready if u.head.stamp > oldest[u.conversation.conversation]]
+    ready = [u for u in ready if u.head.stamp == oldest[u.conversation.conversation]]
     share = max(1, min(events_max // max(1, len(ready)), wire.EVENTS_MAX))
     runs: list[Run] = []
     more = False
@@ -109,7 +128,7 @@ def pending(
             events_max -= len(found)
             bytes_max -= sum(len(e.header) + len(e.body or b"") for e in found)
             more = more or after + len(found) < u.outbound.head
-    return runs, turn, more or full
+    return runs, turn, more or full or bool(later and runs)
 
 
 def log_run(

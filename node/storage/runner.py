@@ -152,12 +152,19 @@ class SqliteRunner:
         async with self._turn:
             connection = await self._begin()
             try:
-                result = work(connection) if small else await run(self._write_thread, work, connection)
+                if not small:
+                    return await run(self._write_thread, self._finish, work, connection)
+                result = work(connection)
                 await run(self._write_thread, self._writer.commit)
                 return result
             except BaseException:
                 self._writer.rollback()
                 raise
+
+    def _finish(self, work: Work[T], connection: Connection) -> T:
+        result = work(connection)
+        self._writer.commit()
+        return result
 
     async def _begin(self) -> Connection:
         """Nobody else should write; whoever does all the same is waited for, and the loop goes on meanwhile."""

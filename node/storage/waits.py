@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, case, func, select
 
 from node.core import rows
+from node.core.damage import NUMBER_MAX
 from node.storage.schema import TABLES
 
 events, logs, outbound = TABLES[rows.StoredEvent], TABLES[rows.LogHead], TABLES[rows.Outbound]
@@ -35,6 +36,7 @@ def waiting(connection: Connection) -> dict[bytes, Waiting]:
         )
         .join(events, first, isouter=True)
         .where(outbound.c.acked < outbound.c.head, outbound.c.given_up < outbound.c.head)
+        .where(outbound.c.head <= NUMBER_MAX, outbound.c.acked >= 0, outbound.c.bytes.between(0, NUMBER_MAX))
         .group_by(outbound.c.peer)
     )
     found = connection.execute(query)

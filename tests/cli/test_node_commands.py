@@ -212,3 +212,37 @@ def test_doctor_says_what_to_do_and_its_exit_code_tells(
     assert main(["doctor", "-c", str(made), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"]
     assert admin.asked[0] == ("doctor", {"file": str(made)})
+
+
+def test_verify_says_what_damage_means_and_ends_with_6(
+    made: Path, admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = {
+        "table": "events", "kind": "gap", "count": 2, "examples": ["ab 3\x07"], "means": "events are missing",
+        "next": "restore a backup",
+    }  # fmt: skip
+    admin.answers["verify"] = {"ok": False, "rows": 7, "findings": [finding]}
+    capsys.readouterr()
+    assert main(["verify", "-c", str(made)]) == Exit.STORE
+    assert capsys.readouterr().out == (
+        "events: 2 x gap (ab 3\\u0007)\n  events are missing. Next: restore a backup.\n7 rows: damaged\n"
+    )
+    admin.answers["verify"] = {"ok": True, "rows": 7, "findings": []}
+    assert main(["verify", "-c", str(made), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "rows": 7, "findings": []}
+
+
+def test_quarantine_is_listed_replayed_and_dropped(
+    made: Path, admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.answers["quarantine.list"] = [{"id": "abc", "from": "b.test", "error": "a bug"}]
+    admin.answers["quarantine.replay"] = {"done": [], "refused": [{"id": "abc", "reason": "clock"}]}
+    admin.answers["quarantine.drop"] = {"done": ["abc"], "refused": []}
+    capsys.readouterr()
+    assert main(["quarantine", "list", "-c", str(made)]) == 0
+    assert "b.test" in capsys.readouterr().out
+    assert main(["quarantine", "replay", "all", "-c", str(made)]) == Exit.REFUSED
+    assert capsys.readouterr().out == "processed 0\nabc stays: clock\n"
+    assert main(["quarantine", "drop", "abc", "-c", str(made)]) == 0
+    assert capsys.readouterr().out == "dropped 1\n"
+    assert admin.asked[-1] == ("quarantine.drop", {"id": "abc"})

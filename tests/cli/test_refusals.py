@@ -52,7 +52,7 @@ def exposed(made: Path) -> tuple[str, ...]:
 
 def damaged(made: Path) -> tuple[str, ...]:
     (made.parent / "data" / "roost.db").write_bytes(b"no database" * 1000)
-    return "roost.db cannot be opened: file is not a database", "check disk space"
+    return "roost.db is damaged: file is not a database", "roost verify"
 
 
 def lost_key(made: Path) -> tuple[str, ...]:

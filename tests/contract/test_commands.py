@@ -8,7 +8,7 @@ import pytest
 
 from federation.event import decode_header
 from federation.identity import Chain, NodeKey, encode_chain, rotate
-from federation.ids import Log, User, direct_conversation, from_text, notice_conversation, to_text
+from federation.ids import INCARNATION_BYTES, Log, User, direct_conversation, from_text, notice_conversation, to_text
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.api import ApiError, Done
 from node.core import rows
@@ -384,3 +384,32 @@ class Told:
 
     def decide(self, view: View, context: Context) -> None:
         receipts_arrived(view, context, self.peer, self.receipts)
+
+
+@pytest.mark.parametrize("others", [0, 2 * outgoing.LOGS_MAX])
+async def test_what_was_written_in_an_earlier_life_is_sent_first(bench: Bench, others: int) -> None:
+    """Logs have no order of their own: a later life's message would arrive before what it answers."""
+    far = Far()
+    await bench.people("alice", *(f"u{n}" for n in range(others)))
+    await bench.befriend(far)
+    bob = User(far.node, "bob")
+    lives = [bytes([n]) * INCARNATION_BYTES for n in (9, 3, 7, 1)]
+    for life in lives:
+        bench.context.incarnation = life
+        await bench.all(*(bench.send(f"{life[0]}-{n}", bob) for n in range(2)))
+    await bench.all(*(bench.send(f"k{n}", bob, sender=f"u{n}") for n in range(others)))
+    conversation = direct_conversation(bench.user("alice"), bob)
+    sent: dict[bytes, int] = {}
+    order: list[bytes] = []
+    turn, more = b"", True
+    while more:
+        runs, turn, more = await bench.store.read(outgoing.pending, far.node, turn, sent, set(), 16, 1 << 20)
+        for run in runs:
+            sent[run.of.head.log] = run.after + len(run.events)
+            if run.of.head.conversation == conversation:
+                order += [run.of.head.incarnation] * len(run.events)
+    assert order == [life for life in lives for _ in range(2)]
+    assert len(sent) == len(lives) + others
+    resting = {Log(conversation, bench.context.node, lives[0]).key}
+    held, _, _ = await bench.store.read(outgoing.pending, far.node, b"", {}, resting, 1024, 1 << 20)
+    assert conversation not in {run.of.head.conversation for run in held}

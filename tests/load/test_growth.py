@@ -105,7 +105,7 @@ async def page(folder: Path, n: int) -> float:
 
 CASES: dict[str, tuple[Measured, int, int]] = {
     "mailbox": (mailbox, 20_000, 2_000),
-    "devices": (devices, 200, 25),
+    "devices": (devices, 50, 25),
     "backlog": (backlog, 20_000, 4_000),
     "pages back": (page, 20_000, 1_000),
 }

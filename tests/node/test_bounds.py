@@ -34,7 +34,7 @@ FORMS = {
     "node.requests.HISTORY_BYTES_MAX", "node.api.PAGE_MAX", "node.api.BODY_BYTES_MAX",
     "node.api.CLIENT_FRAME_BYTES_MAX", "node.api.PASSWORD_CHARS_MAX", "node.storage.outgoing.BATCH_BYTES_MAX",
     "node.storage.outgoing.LOGS_MAX", "node.core.damage.NUMBER_MAX", "node.core.damage.STAMP_MAX",
-    "node.storage.reads.MARKS_MAX", "node.storage.waits.LOGS_MAX", "node.witness.BYTES_MAX",
+    "node.storage.reads.MARKS_MAX", "node.storage.life.NEWEST_MAX", "node.storage.waits.LOGS_MAX", "node.witness.BYTES_MAX",
     "federation.wire.RECALLED_MAX",
     "node.storage.waits.GIVE_UP_MAX", "node.storage.batch.ROUNDS_MAX", "node.storage.batch.KEYS_MAX",
     "node.storage.writer.BATCH_MAX", "node.admin.LINE_BYTES_MAX", "node.admin.ANSWER_BYTES_MAX",
