@@ -15,7 +15,8 @@ from federation.ports import FRAME_BYTES_MAX, Binding
 
 HELLO_DEADLINE_MS = 10_000
 LATER_MS = 30_000  # how long a log that was told `later` rests
-PACE_MIN_BYTES = 8 << 10  # may be on the way also on the slowest line, and before anything is known of it
+PACE_FIRST_BYTES = 32 << 10  # may be on the way before anything is known of the line: a usual burst leaves as one
+PACE_MIN_BYTES = 8 << 10  # may be on the way on the slowest line
 PACE_SLOW_MS, PACE_FAST_MS = (
     1500,
     750,
@@ -131,7 +132,7 @@ class Link:
         self.sent: dict[Log, int] = {}  # number after which to go on, per log on its way
         self._settled: dict[Log, int] = {}  # of these the store knows where to go on
         self._flight: dict[Log, list[tuple[int, int, int]]] = {}  # (events, bytes, when) per segment on its way
-        self._pace = PACE_MIN_BYTES  # bytes that the line carries in about a second, as far as we know
+        self._pace = PACE_FIRST_BYTES  # bytes that the line carries in about a second, as far as we know
         self._slowed_ms = now_ms
         self._events = self._bytes = 0
         self.paused: dict[Log, tuple[int, str]] = {}  # until when, and why

@@ -159,7 +159,7 @@ def long_segments() -> None:
 def all_at_once() -> None:
     """As much as the window allows is sent into a line that may be slow."""
     Link._learn = lambda *_: None  # type: ignore[method-assign,assignment]
-    link.PACE_MIN_BYTES = 4 << 20
+    link.PACE_FIRST_BYTES = 4 << 20
 
 
 def shifted_clock() -> None:

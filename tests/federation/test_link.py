@@ -14,6 +14,7 @@ from federation.link import (
     HELLO_DEADLINE_MS,
     LATER_MS,
     PACE_FAST_MS,
+    PACE_FIRST_BYTES,
     PACE_MIN_BYTES,
     PACE_SLOW_MS,
     Acked,
@@ -337,15 +338,9 @@ def test_as_much_is_on_the_way_as_the_line_carries_in_about_a_second() -> None:
         two.carry(1, [Send(ack(seq))])
         return size
 
-    assert [fill(10) for _ in range(4)] == [PACE_MIN_BYTES << n for n in range(4)]
-    for took, then in (
-        (PACE_FAST_MS, 16),
-        (PACE_SLOW_MS, 16),
-        (PACE_SLOW_MS, 8),
-        (PACE_SLOW_MS * 9, 4),
-        (0, 2),
-        (0, 4),
-    ):
+    assert [fill(10) for _ in range(3)] == [PACE_FIRST_BYTES << n for n in range(3)]
+    slow = (PACE_SLOW_MS, 32), (PACE_SLOW_MS, 16), (PACE_SLOW_MS, 8), (PACE_SLOW_MS, 4), (PACE_SLOW_MS * 9, 2)
+    for took, then in ((PACE_FAST_MS, 32), *slow, (PACE_SLOW_MS, 1), (0, 1), (0, 2), (0, 4)):
         assert fill(took) == PACE_MIN_BYTES * then, took
 
 
