@@ -39,6 +39,9 @@ def parse(path: Path, text: str, overrides: Sequence[str] = ()) -> Config:
     return msgspec.structs.replace(config, data_dir=str((path.parent / config.data_dir).resolve()))
 
 
+NO_VALUE = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
+
+
 def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The file as plain values, and `file:line` of every dotted key."""
     where: dict[str, str] = {}
@@ -67,7 +70,7 @@ def _mapping(loader: Any, path: Path, node: Any, prefix: str, where: dict[str, s
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = f"{path}:{key_node.start_mark.line + 1}"
-        key = str(loader.construct_object(key_node, deep=True))
+        key = str(_value(loader, line, key_node))
         name = f"{prefix}{key}"
         if key in values:
             raise ConfigError(f"{line}: {name} is set twice; the first is at {where[name]}")
@@ -75,8 +78,16 @@ def _mapping(loader: Any, path: Path, node: Any, prefix: str, where: dict[str, s
         if isinstance(value_node, yaml.MappingNode) and not prefix:
             values[key] = _mapping(loader, path, value_node, f"{name}.", where)
         else:
-            values[key] = loader.construct_object(value_node, deep=True)
+            values[key] = _value(loader, line, value_node)
     return values
+
+
+def _value(loader: Any, line: str, node: Any) -> Any:
+    """What a node says. The library lets through how a date or number fails that only looks like one."""
+    try:
+        return loader.construct_object(node, deep=True)
+    except NO_VALUE as error:
+        raise ConfigError(f"{line}: not a value: {error}; quote what is meant as text") from None
 
 
 def _override(tree: dict[str, Any], where: dict[str, str], override: str) -> None:
@@ -90,7 +101,7 @@ def _override(tree: dict[str, Any], where: dict[str, str], override: str) -> Non
         raise _unknown(origin, name)
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, *NO_VALUE):
         value = text  # such as [::]:7701, which is text and no list
     if value is not None and not isinstance(value, str) and _is_text(known[name]):
         value = text

@@ -19,7 +19,7 @@ from tests.evil.kit import client, device
 from tests.load.kit import FULL, show, size
 from tests.node.helpers import Client, config
 
-GROWTH_MAX = 2.3
+GROWTH_MAX = 2.3 if FULL else 3.0  # of so little the machine's other work is a part; four is what must not be
 ROUNDS_MAX = 6
 WINDOW = 512
 FAST = Limits(requests_per_second=10**6)  # what things cost, not a rate
