@@ -38,7 +38,7 @@ test: venv  ## all tests
 test-long: venv  ## more seeds, more fuzz
 	SEEDS=5000 $(BIN)/python -m pytest -n $(WORKERS) -m "slow or not slow"
 
-faults: venv  ## crashes, disks, clocks: every round of every case, and a table of them
+faults: venv  ## crashes, disks, clocks, lines: every round of every case, and a table of them
 	@rm -f $(TABLE)
 	FAULTS=all FAULTS_TABLE=$(TABLE) $(BIN)/python -m pytest -q -n $(WORKERS) tests/faults; code=$$?; \
 		$(BIN)/python -m tests.faults.table $(TABLE); exit $$code

@@ -15,6 +15,12 @@ from federation.ports import FRAME_BYTES_MAX, Binding
 
 HELLO_DEADLINE_MS = 10_000
 LATER_MS = 30_000  # how long a log that was told `later` rests
+PACE_FIRST_BYTES = 32 << 10  # may be on the way before anything is known of the line: a usual burst leaves as one
+PACE_MIN_BYTES = 8 << 10  # may be on the way on the slowest line
+PACE_SLOW_MS, PACE_FAST_MS = (
+    1500,
+    750,
+)  # to an acknowledgement: from the one on fewer bytes go ahead, below the other more
 RESTING_MAX = 4096  # logs that do at once; then nothing is sent until one may go on
 EVENT_BYTES = 100  # at most what an event takes on the wire beside header and body
 SEGMENT_BYTES = 400  # the same of a segment beside its events
@@ -125,7 +131,9 @@ class Link:
         self._pings = 0
         self.sent: dict[Log, int] = {}  # number after which to go on, per log on its way
         self._settled: dict[Log, int] = {}  # of these the store knows where to go on
-        self._flight: dict[Log, list[tuple[int, int]]] = {}  # (last number, bytes) per segment on its way
+        self._flight: dict[Log, list[tuple[int, int, int]]] = {}  # (events, bytes, when) per segment on its way
+        self._pace = PACE_FIRST_BYTES  # bytes that the line carries in about a second, as far as we know
+        self._slowed_ms = now_ms
         self._events = self._bytes = 0
         self.paused: dict[Log, tuple[int, str]] = {}  # until when, and why
 
@@ -247,10 +255,19 @@ class Link:
         return self._events
 
     def space(self) -> int:
-        """The same in bytes; one segment may go over it."""
-        return max(0, self._settings.window_bytes - self._bytes)
+        """The same in bytes; one segment may go over it. On a slow line little is under way, so that what is new
+        does not wait behind it."""
+        return max(0, min(self._settings.window_bytes, self._pace) - self._bytes)
 
-    def sending(self, segments: Sequence[wire.Segment]) -> list[Output]:
+    def _learn(self, size: int, sent_ms: int, now_ms: int) -> None:
+        """Adapt the pace to the time that `size` bytes took; what left before we slowed down says nothing new."""
+        took = now_ms - sent_ms
+        if took >= PACE_SLOW_MS and sent_ms >= self._slowed_ms:
+            self._pace, self._slowed_ms = max(PACE_MIN_BYTES, self._pace // 2), now_ms
+        elif took < PACE_FAST_MS and 2 * self._bytes >= self._pace:
+            self._pace = min(self._settings.window_bytes, self._pace + size)
+
+    def sending(self, segments: Sequence[wire.Segment], now_ms: int) -> list[Output]:
         """Segments go out now, in frames that fit; the numbers stay on the books until they are acknowledged."""
         frames: list[list[wire.Segment]] = []
         frame_bytes = FRAME_BYTES_MAX
@@ -259,7 +276,7 @@ class Link:
             log = Log(s.conversation, s.origin, s.incarnation)
             last = s.first + len(s.events) - 1
             self.sent[log] = last
-            self._flight.setdefault(log, []).append((len(s.events), size))
+            self._flight.setdefault(log, []).append((len(s.events), size, now_ms))
             self._events += len(s.events)
             self._bytes += size
             wire_bytes = SEGMENT_BYTES + size + EVENT_BYTES * len(s.events)
@@ -275,7 +292,8 @@ class Link:
         flight = self._flight.get(log)
         if not flight:
             raise ProtocolError("bad_ack", "an acknowledgement of what was not sent", "5.3")
-        events, size = flight.pop(0)  # one acknowledgement answers one segment, in order
+        events, size, sent_ms = flight.pop(0)  # one acknowledgement answers one segment, in order
+        self._learn(size, sent_ms, now_ms)
         self._events -= events
         self._bytes -= size
         later = next((v for v in ack.verdicts if v.verdict == "later"), None)

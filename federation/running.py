@@ -99,6 +99,8 @@ Ask = Callable[[wire.Recall], Awaitable[wire.Recalled]]
 class Owner(Protocol):
     """What a link needs from the service."""
 
+    held: bool
+
     def admit(self, running: "Running") -> bool: ...
 
     def reset(self, peer: bytes) -> None: ...
@@ -132,6 +134,7 @@ class Running:
         self._probed: asyncio.Future[wire.Probed] | None = None
         self._asked_ms = 0
         self._came_up = asyncio.Event()
+        self._sooner = asyncio.Event()  # the clock is to be looked at before what was the next time
         self.since_ms = clock.wall_ms()
 
     @property
@@ -258,7 +261,11 @@ class Running:
         return self.state.peer.node
 
     async def _met(self, identity: Identity, hello: wire.Hello) -> None:
+        self._sooner.set()  # what was waited for was the deadline of the hello
         standing = await self._host.meet(identity, hello, self._channel.remote)
+        if self._service.held:  # since this link began
+            await self.finish(HELD, HELD_TEXT)
+            return
         if not self._service.admit(self):
             self._ended = "another link of this pair stays"
             await self._channel.send(wire.encode(wire.Goodbye("duplicate", self._ended)))
@@ -305,7 +312,7 @@ class Running:
             look = Look(turn, dict(self.state.sent), resting, room, self.state.space(), new)
             segments, turn, self._more = await self._host.pending(self._peer, look)
             if segments:
-                await self._carry(self.state.sending(segments))
+                await self._carry(self.state.sending(segments, self._clock.monotonic_ms()))
             if self._more and self.state.room():
                 self.wake.set()
 
@@ -322,7 +329,10 @@ class Running:
     async def _tick(self) -> None:
         while True:
             now = self._clock.monotonic_ms()
-            await asyncio.sleep(max(0.001, (self.state.wake_at() - now) / 1000))
+            self._sooner.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.001, (self.state.wake_at() - now) / 1000)):
+                    await self._sooner.wait()
             if not await self._carry(self.state.tick(self._clock.monotonic_ms())):
                 return
             self.wake.set()

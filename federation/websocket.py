@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import aiohttp
@@ -19,6 +20,7 @@ from federation.reach import Reach, may_call
 
 LINK_PATH = "/v1/node"
 MESSAGE_BYTES_MAX = 64 << 10  # of one binary message of a link
+SEGMENT_BYTES = 1024  # of TCP: what does not get through as QUIC, as it is too long, does so in these
 CLOSE_S = 2.0  # longest wait for the other side's goodbye
 PLAIN = bytes(32)  # the key hash where no TLS is spoken (PROTOCOL.md 3.2)
 
@@ -60,13 +62,17 @@ async def dial(
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_refuse_redirect)
 
-    def made(where: aiohttp.AddrInfoType) -> socket.socket:
+    def opened_for(where: aiohttp.AddrInfoType) -> socket.socket:
         """Checked here, what is checked is what is called."""
         if widest is not None and not may_call(str(where[4][0]), widest):
             raise OSError("a hint of a hello may not lead there")
-        return socket.socket(*where[:3])
+        made = socket.socket(*where[:3])
+        if not is_loopback(host) and hasattr(socket, "TCP_MAXSEG"):
+            with suppress(OSError):  # a system that only tells it
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
+        return made
 
-    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=made), trace_configs=[trace])
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=opened_for), trace_configs=[trace])
     closing = aiohttp.ClientWSTimeout(ws_close=CLOSE_S)
     reason: object = ""
     try:

@@ -126,7 +126,7 @@ def pending(
         if events_max <= 0 or bytes_max <= 0:
             return runs, runs[-1].of.head.log, True
         after = max(u.outbound.acked, sent.get(u.head.log, 0))
-        found = log_run(connection, u.head, after, min(share, events_max, u.outbound.head - after))
+        found = log_run(connection, u.head, after, min(share, events_max, u.outbound.head - after), bytes_max)
         if found:
             runs.append(Run(u, after, found))
             events_max -= len(found)
@@ -135,8 +135,11 @@ def pending(
     return runs, turn, more or full or bool(later and runs)
 
 
-def log_run(connection: Connection, head: rows.LogHead, after: int, limit: int) -> list[Signed]:
-    """The next events of our log past a number, in order, at most about half of BATCH_BYTES_MAX of them.
+def log_run(
+    connection: Connection, head: rows.LogHead, after: int, limit: int, bytes_max: int = BATCH_BYTES_MAX
+) -> list[Signed]:
+    """The next events of our log past a number, in order: one, and more up to about `bytes_max` and half of
+    BATCH_BYTES_MAX.
 
     In place of each that is damaged or missing stands what says so (PROTOCOL.md 4.13).
     """
@@ -148,7 +151,7 @@ def log_run(connection: Connection, head: rows.LogHead, after: int, limit: int) 
         if type(number) is not int or number > upto:
             break
         size += sum(len(part) for part in (header, body) if type(part) is bytes) + 100
-        if size > BATCH_BYTES_MAX // 2 and found:
+        if size > min(bytes_max, BATCH_BYTES_MAX // 2) and found:
             upto = number - 1
             break
         found.append(values)

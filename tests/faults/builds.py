@@ -11,7 +11,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from federation import running, wire
+from aioquic.quic import crypto
+from aioquic.quic.packet_builder import QuicDeliveryState
+from aioquic.quic.stream import QuicStreamSender
+
+from federation import link, running, websocket, wire
+from federation.link import Link
+from federation.quic import Connection
 from node.cli.app import main
 from node.storage import runner
 from node.storage.runner import Owned, SqliteRunner
@@ -19,6 +25,7 @@ from node.system import System
 from tests.sim import broken
 
 HELD = ExitStack()
+TAG_BYTES = 16  # of every cipher of QUIC's
 EARLY_S = 0.3  # how long the early build lets a transaction lie
 
 
@@ -95,6 +102,66 @@ def _patched(name: str) -> Callable[[], None]:
     return apply
 
 
+def lost_for_good() -> None:
+    """What a packet carried that was lost is never sent again."""
+    real = QuicStreamSender.on_data_delivery
+
+    def on_data_delivery(self: Any, delivery: Any, *range_: Any) -> None:
+        real(self, QuicDeliveryState.ACKED, *range_)
+
+    QuicStreamSender.on_data_delivery = on_data_delivery  # type: ignore[method-assign]
+
+
+class Unauthenticated:
+    """In place of a cipher: what comes is taken as it is."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def encrypt(self, data: bytes, *_: Any) -> bytes:
+        return data + bytes(TAG_BYTES)
+
+    def decrypt(self, data: bytes, *_: Any) -> bytes:
+        return data[:-TAG_BYTES]
+
+
+def unauthenticated() -> None:
+    crypto.AEAD = Unauthenticated  # type: ignore[attr-defined,misc]
+
+
+def never_dead() -> None:
+    """Silence on a link means nothing."""
+    real = Link.tick
+
+    def tick(self: Link, now_ms: int) -> Any:
+        if self.peer is not None:
+            self._heard = now_ms
+        return real(self, now_ms)
+
+    Link.tick = tick  # type: ignore[method-assign]
+
+
+def stays_put() -> None:
+    """Who calls from another port is answered at the old one."""
+    real = Connection.receive
+    places: dict[Connection, Any] = {}
+
+    def receive(self: Connection, data: bytes, addr: Any) -> None:
+        real(self, data, places.setdefault(self, addr))
+
+    Connection.receive = receive  # type: ignore[method-assign]
+
+
+def long_segments() -> None:
+    """TCP sends what its own way out takes at once."""
+    websocket.SEGMENT_BYTES = 1460
+
+
+def all_at_once() -> None:
+    """As much as the window allows is sent into a line that may be slow."""
+    Link._learn = lambda *_: None  # type: ignore[method-assign,assignment]
+    link.PACE_FIRST_BYTES = 4 << 20
+
+
 def shifted_clock() -> None:
     """`CLOCK`: seconds to add, or `jitter` for another hour each second."""
     shift, real = os.environ["CLOCK"], System.wall_ms
@@ -112,6 +179,12 @@ BUILDS: dict[str, Callable[[], None]] = {
     "commits_without_sync": commits_without_sync,
     "dies_before_acknowledging": dies_before_acknowledging,
     "shifted_clock": shifted_clock,
+    "lost_for_good": lost_for_good,
+    "unauthenticated": unauthenticated,
+    "never_dead": never_dead,
+    "stays_put": stays_put,
+    "all_at_once": all_at_once,
+    "long_segments": long_segments,
     **{name: _patched(name) for name in ("dedupe_off", "high_water_mark_not_stored", "idempotency_ignored")},
 }
 

@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from tests.faults import crashes, disks, power
+from tests.faults import crashes, disks, networks, power
+from tests.faults.nets import NetTown
 from tests.faults.town import Town
 
 
@@ -14,7 +15,13 @@ class Case(NamedTuple):
     nodes: str = "ab"
     needs: tuple[str, ...] = ("strace",)
     before: Callable[[Town], None] | None = None  # the first start
+    town: type[Town] = Town
+    sets: dict[str, str] = {}  # for a few rounds
+    few: bool = True  # whether it is among those that `make test` runs a few rounds of
 
+
+NETNS = ("ip", "netns")
+QUICK = {"link.ping_ms": "500", "link.dead_after_ms": "2000"}
 
 CASES = {
     "C1": Case("killed at the Nth fdatasync", crashes.c1, ("idempotency_ignored",)),
@@ -34,4 +41,13 @@ CASES = {
     "D6": Case("clocks an hour, a jump, ten years off", disks.d6, (), needs=()),
     "D7": Case("few descriptors, many strangers", disks.d7, (), needs=()),
     "D9": Case("another process holds the database", disks.d9, (), needs=()),
+    "N1": Case("1, 10 and 30 % of the packets are lost", networks.n1, ("lost_for_good",), "abc", NETNS,
+               town=NetTown, few=False),
+    "N2": Case("packets late, out of order, twice, damaged", networks.n2, ("unauthenticated",), "ab", NETNS,
+               town=NetTown),
+    "N3": Case("one way is cut", networks.n3, ("never_dead",), "ab", NETNS, town=NetTown, sets=QUICK),
+    "N4": Case("the longest packet changes", networks.n4, ("long_segments",), "ab", NETNS, town=NetTown, few=False),
+    "N8": Case("the line comes and goes; another port", networks.n8, ("stays_put",), "ab", NETNS,
+               town=NetTown, few=False),
+    "N9": Case("a line of 64 kbit/s full of text", networks.n9, ("all_at_once",), "ab", NETNS, town=NetTown, few=False),
 }  # fmt: skip

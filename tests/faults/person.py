@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import os
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from federation.identity import NodeKey, check_chain, decode_chain
@@ -32,6 +33,7 @@ class Attempt:
     text: str
     event: str = ""
     refusals: int = 0
+    wrote_s: float = field(default_factory=time.monotonic)
 
 
 class Wrong(AssertionError):
@@ -44,6 +46,7 @@ class Person:
         self.attempts: list[Attempt] = []
         self.arrived: dict[str, str] = {}  # event id: text, in order of arrival; own ones too
         self.marks: dict[tuple[str, str, str], api.Watermark] = {}
+        self.when_s: dict[str, float] = {}  # event id: when it arrived
         self.doubled = 0  # times that a message came at a second place of the mailbox
         self._places: dict[str, int] = {}
         self.unknown = 0  # sends that broke off without an answer
@@ -66,10 +69,11 @@ class Person:
         return f"{self.user}@{self.served.name}"
 
     # --- what a test says ---------------------------------------------------------------------------------------------
-    def write(self, to: str, count: int = 1) -> list[Attempt]:
-        """Queue messages; they go out as the window allows, again after a break until each is answered."""
+    def write(self, to: str, count: int = 1, size: int = 0) -> list[Attempt]:
+        """Queue messages of `size` characters; they go out as the window allows, again after a break until each is
+        answered."""
         start = len(self.attempts)
-        made = [Attempt(f"{self._salt}-{n}", to, f"{self.user} {n}") for n in range(start, start + count)]
+        made = [Attempt(f"{self._salt}-{n}", to, f"{self.user} {n}".ljust(size)) for n in range(start, start + count)]
         self.attempts += made
         self._notify()
         return made
@@ -135,7 +139,7 @@ class Person:
             await self.served.settled()  # it died, or it only closed this connection
 
     async def _connection(self) -> None:
-        channel = await open_websocket("127.0.0.1", self.served.port, 10)
+        channel = await open_websocket(self.served.host, self.served.port, 10)
         try:
             await self._login(channel)
             first = next((n for n, a in enumerate(self.attempts) if not a.event), len(self.attempts))
@@ -210,6 +214,7 @@ class Person:
             for item in frame.items:
                 if isinstance(item, api.Message):
                     self.arrived.setdefault(item.event, (item.body or b"").decode())
+                    self.when_s.setdefault(item.event, time.monotonic())
                     self.doubled += self._places.setdefault(item.event, item.position) != item.position
                 elif isinstance(item, api.Watermark):
                     self._mark(item)

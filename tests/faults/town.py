@@ -47,6 +47,8 @@ class Served:
     def __init__(self, folder: Path, name: str, build: str = "", sets: dict[str, str] | None = None) -> None:
         self.folder, self.name, self.build = folder / name, name, build
         self.port = free_port()
+        self.host, self.listen = "127.0.0.1", f"127.0.0.1:{self.port}"
+        self.inside: tuple[str, ...] = ()  # before its commands: where they run
         self.up = asyncio.Event()
         self.sets = {"link.backoff_cap_ms": "1000", "log.level": "warning", **(sets or {})}
         self.process: Process | None = None
@@ -71,7 +73,7 @@ class Served:
 
     async def init(self) -> None:
         sets = [word for pair in self.sets.items() for word in ("--set", "=".join(pair))]
-        argv = self.argv("init", self.folder, "--name", self.name, "--listen", f"127.0.0.1:{self.port}", *sets)
+        argv = self.argv("init", self.folder, "--name", self.name, "--listen", self.listen, *sets)
         made = await asyncio.create_subprocess_exec(*argv, stdout=PIPE, stderr=PIPE)
         out, err = await made.communicate()
         assert made.returncode == 0, (out, err)
@@ -79,7 +81,7 @@ class Served:
     async def launch(self, *wrap: str, build: str | None = None, limits: Any = None) -> Process:
         """Start the process; it may not come up."""
         assert self.process is None or self.process.returncode is not None
-        argv = [*wrap, *self.argv("serve", "-c", self.conf, build=self.build if build is None else build)]
+        argv = [*self.inside, *wrap, *self.argv("serve", "-c", self.conf, build=self.build if build is None else build)]
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *argv, stdout=PIPE, stderr=log, preexec_fn=limits, start_new_session=True

@@ -13,6 +13,10 @@ from federation.ids import Log
 from federation.link import (
     HELLO_DEADLINE_MS,
     LATER_MS,
+    PACE_FAST_MS,
+    PACE_FIRST_BYTES,
+    PACE_MIN_BYTES,
+    PACE_SLOW_MS,
     Acked,
     Arrived,
     Close,
@@ -252,7 +256,7 @@ def test_events_flow_only_when_both_accept(ours: Standing | None, theirs: Standi
     assert two.count(0, Up) == two.count(1, Up) == up
     assert bool(two.a.room()) == bool(two.b.room()) == up
     if up:
-        two.carry(0, two.a.sending([segment()]))
+        two.carry(0, two.a.sending([segment()], two.now))
         assert two.seen[1][-1] == Arrived(segment())
     else:
         with refused("not_accepted", "3.4"):
@@ -295,8 +299,8 @@ def test_a_goodbye_closes_with_its_code() -> None:
 # --- the window -------------------------------------------------------------------------------------------------------
 def test_the_window_counts_events_and_an_acknowledgement_releases_them() -> None:
     two = Two(settings=Settings(window_events=10)).greet()
-    two.carry(0, two.a.sending([segment(1, 4)]))
-    two.carry(0, two.a.sending([segment(5, 3), segment(1, 2, log=log_of(1))]))
+    two.carry(0, two.a.sending([segment(1, 4)], two.now))
+    two.carry(0, two.a.sending([segment(5, 3), segment(1, 2, log=log_of(1))], two.now))
     assert two.a.room() == 1
     assert two.a.sent == {log_of(): 7, log_of(1): 2}
     two.carry(1, [Send(ack(4))])
@@ -309,10 +313,10 @@ def test_the_window_counts_events_and_an_acknowledgement_releases_them() -> None
 
 def test_the_window_counts_bytes() -> None:
     two = Two(settings=Settings(window_bytes=1000)).greet()
-    two.carry(0, two.a.sending([segment(1, 1, 600)]))
+    two.carry(0, two.a.sending([segment(1, 1, 600)], two.now))
     assert two.a.room() == 255
     assert two.a.space() == 400
-    two.carry(0, two.a.sending([segment(2, 1, 400)]))
+    two.carry(0, two.a.sending([segment(2, 1, 400)], two.now))
     assert two.a.room() == 0
     assert two.a.space() == 0
     two.carry(1, [Send(ack(1))])
@@ -320,10 +324,40 @@ def test_the_window_counts_bytes() -> None:
     assert two.a.space() == 600
 
 
+def test_as_much_is_on_the_way_as_the_line_carries_in_about_a_second() -> None:
+    two, seq = Two().greet(), 0
+
+    def fill(took_ms: int) -> int:
+        """Fill the line, and be answered so much later; how much it was."""
+        nonlocal seq
+        size = two.a.space()
+        two.carry(0, two.a.sending([segment(seq + 1, 4, size // 4)], two.now))
+        assert two.a.space() == 0
+        two.now += took_ms
+        seq += 4
+        two.carry(1, [Send(ack(seq))])
+        return size
+
+    assert [fill(10) for _ in range(3)] == [PACE_FIRST_BYTES << n for n in range(3)]
+    slow = (PACE_SLOW_MS, 32), (PACE_SLOW_MS, 16), (PACE_SLOW_MS, 8), (PACE_SLOW_MS, 4), (PACE_SLOW_MS * 9, 2)
+    for took, then in ((PACE_FAST_MS, 32), *slow, (PACE_SLOW_MS, 1), (0, 1), (0, 2), (0, 4)):
+        assert fill(took) == PACE_MIN_BYTES * then, took
+
+
+def test_what_left_before_the_pace_fell_does_not_lower_it_again() -> None:
+    two = Two().greet()
+    for seq in (1, 2, 3):
+        two.carry(0, two.a.sending([segment(seq, 1, 20_000)], two.now))
+    two.a._pace = 8 * PACE_MIN_BYTES
+    two.now += PACE_SLOW_MS
+    two.carry(1, [Send(ack(1)), Send(ack(2)), Send(ack(3))])
+    assert two.a.space() == 4 * PACE_MIN_BYTES
+
+
 def test_a_batch_larger_than_a_frame_leaves_in_several() -> None:
     two = Two(settings=Settings(window_bytes=100 << 20)).greet()
     segments = [segment(1, 10, 60_000, log_of(n)) for n in range(5)]
-    outputs = two.a.sending(segments)
+    outputs = two.a.sending(segments, two.now)
     frames = [out.frame for out in outputs if isinstance(out, Send)]
     assert all(len(wire.encode(frame)) <= FRAME_BYTES_MAX for frame in frames)
     assert [s for frame in frames if isinstance(frame, wire.Events) for s in frame.segments] == segments
@@ -331,7 +365,7 @@ def test_a_batch_larger_than_a_frame_leaves_in_several() -> None:
 
 def test_later_pauses_only_its_own_log_and_for_a_while() -> None:
     two = Two().greet()
-    two.carry(0, two.a.sending([segment(1, 3), segment(1, 1, log=log_of(1))]))
+    two.carry(0, two.a.sending([segment(1, 3), segment(1, 1, log=log_of(1))], two.now))
     two.carry(1, [Send(ack(1, later=True)), Send(ack(1, log_of(1)))])
     assert log_of() in two.a.resting(two.now)
     assert log_of(1) not in two.a.resting(two.now)
@@ -344,8 +378,8 @@ def test_later_pauses_only_its_own_log_and_for_a_while() -> None:
 
 def test_what_was_sent_behind_a_paused_event_is_offered_again() -> None:
     two = Two().greet()
-    two.carry(0, two.a.sending([segment(1, 2)]))
-    two.carry(0, two.a.sending([segment(3, 2)]))
+    two.carry(0, two.a.sending([segment(1, 2)], two.now))
+    two.carry(0, two.a.sending([segment(3, 2)], two.now))
     two.carry(1, [Send(ack(1, later=True)), Send(ack(1, later=True))])
     assert two.a.sent.get(log_of(), 0) <= 1
 
@@ -357,7 +391,7 @@ def test_what_was_sent_behind_a_paused_event_is_offered_again() -> None:
 )
 def test_an_unknown_acknowledgement_is_refused(frame: wire.Acks) -> None:
     two = Two().greet()
-    two.carry(0, two.a.sending([segment(1, 3)]))
+    two.carry(0, two.a.sending([segment(1, 3)], two.now))
     with refused("bad_ack", "5.3"):
         two.a.feed(frame, two.now)
 
@@ -365,8 +399,8 @@ def test_an_unknown_acknowledgement_is_refused(frame: wire.Acks) -> None:
 def test_an_acknowledgement_may_be_past_what_this_link_carried() -> None:
     """An earlier link brought more, and its answers were lost; to refuse them would end every later link too."""
     two = Two().greet()
-    two.carry(0, two.a.sending([segment(1, 2)]))
-    two.carry(0, two.a.sending([segment(3, 2)]))
+    two.carry(0, two.a.sending([segment(1, 2)], two.now))
+    two.carry(0, two.a.sending([segment(3, 2)], two.now))
     two.carry(1, [Send(ack(9))])
     assert two.a.sent[log_of()] == 9
     two.carry(1, [Send(ack(9))])
@@ -377,7 +411,7 @@ def test_an_acknowledgement_may_be_past_what_this_link_carried() -> None:
 
 def test_a_peer_that_acknowledges_more_than_the_log_has_is_believed_up_to_its_end() -> None:
     two = Two().greet()
-    two.carry(0, two.a.sending([segment(1, 2)]))
+    two.carry(0, two.a.sending([segment(1, 2)], two.now))
     two.carry(1, [Send(ack(1 << 50))])
     two.a.settled(ack(1 << 50).logs[0], 2)
     assert two.a.sent == {log_of(): 2}
@@ -386,18 +420,18 @@ def test_a_peer_that_acknowledges_more_than_the_log_has_is_believed_up_to_its_en
 def test_a_settled_log_is_remembered_until_the_store_is_read_anew() -> None:
     """A read that began before the commit would offer again what the peer has."""
     two = Two().greet()
-    two.carry(0, two.a.sending([segment(1, 2)]))
+    two.carry(0, two.a.sending([segment(1, 2)], two.now))
     two.carry(1, [Send(ack(2))])
     two.a.settled(ack(2).logs[0], 2)
     assert two.a.sent == {log_of(): 2}
-    two.carry(0, two.a.sending([segment(3, 1)]))
+    two.carry(0, two.a.sending([segment(3, 1)], two.now))
     two.a.forget_settled()
     assert two.a.sent == {log_of(): 3}  # more is on its way
 
 
 def test_a_second_acknowledgement_of_one_segment_is_refused() -> None:
     two = Two().greet()
-    two.carry(0, two.a.sending([segment(1, 3)]))
+    two.carry(0, two.a.sending([segment(1, 3)], two.now))
     two.a.feed(ack(3), two.now)
     with refused("bad_ack", "5.3"):
         two.a.feed(ack(3), two.now)
@@ -454,7 +488,7 @@ def test_a_tick_always_leaves_the_next_one_in_the_future() -> None:
         two.a.tick(now)
         assert two.a.wake_at() > now
     two = Two(settings=Settings(ping_ms=50_000, dead_after_ms=100_000)).greet()
-    two.carry(0, two.a.sending([segment()]))
+    two.carry(0, two.a.sending([segment()], two.now))
     two.carry(1, [Send(ack(0, later=True))])
     until = two.now + LATER_MS
     assert two.a.wake_at() == until

@@ -585,7 +585,6 @@ async def test_a_node_that_is_held_back_still_reads() -> None:
 
 
 async def test_a_peer_that_neither_reads_nor_speaks_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federation.link.HELLO_DEADLINE_MS", 20)  # else the clock is looked at after so long only
     net = Net()
     a, b = net.node(us(1)), net.node(us(2))
     a.service = Service(a.us, a.host, net.clock, None, Settings(ping_ms=10, dead_after_ms=50), CAP_MS)
@@ -627,6 +626,24 @@ async def test_nothing_flows_before_what_the_other_side_shows_was_looked_at() ->
         assert (b.host.received, a.up(b)) == ([], False)
         a.host.may_look.set()
         await a.host.until(lambda: a.host.acks.get(log_of(a)) == 1)
+
+
+async def test_a_link_that_is_not_up_when_the_node_is_held_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    a, b = net.node(us(1)), net.node(us(2))
+    a.knows(b)
+    b.knows(a, dials=False)
+    real = a.host.meet
+
+    async def meet(identity: Identity, hello: wire.Hello, remote: str) -> Standing:
+        await a.service.hold()  # another peer has just proved that it must be
+        return await real(identity, hello, remote)
+
+    monkeypatch.setattr(a.host, "meet", meet)
+    async with running(net):
+        await a.host.until(lambda: {"up", "down"} & {state for _, state in a.host.lights})
+        assert (b.id, "up") not in a.host.lights
+        assert not a.service.links
 
 
 async def test_a_node_that_is_an_old_copy_ends_the_link_and_says_why() -> None:
