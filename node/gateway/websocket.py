@@ -185,7 +185,8 @@ class WebDoor:
             raise web.HTTPForbidden(text="a page of another site may not connect here")
         limit = CLIENT_FRAME_BYTES_MAX + 1  # aiohttp takes less than its limit
         served = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=limit, compress=False)
-        await served.prepare(request)
+        if not await _begun(served, request):
+            return served
         channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), self._remote(request))
         with self._kept(served):
             await self._node.serve(channel, lambda: channel.text)
@@ -208,7 +209,8 @@ class WebDoor:
         channel = LinkChannel(served, remote, Binding("tcp", self._key_hash, b""), WHY_TCP)
         self._links[channel] = where
         try:
-            await served.prepare(request)
+            if not await _begun(served, request):
+                return served
             with self._kept(served):
                 await self._node.service.accept(channel)
         finally:
@@ -239,6 +241,15 @@ class WebDoor:
             await served.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+
+async def _begun(served: web.WebSocketResponse, request: web.Request) -> bool:
+    """Answer the upgrade; false where whoever asked is gone already, which is nobody's error."""
+    try:
+        await served.prepare(request)
+    except ConnectionResetError:
+        return False
+    return True
 
 
 def _is_news(record: logging.LogRecord) -> bool:

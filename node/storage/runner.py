@@ -26,6 +26,8 @@ BUSY_LOOK_S = 0.05
 # A deferred BEGIN that reads and then writes fails at once when another connection committed meanwhile.
 BEGIN = {True: "BEGIN IMMEDIATE", False: "BEGIN"}
 POSTGRES_READERS = 8
+WAL_PAGES_MAX = 1000  # that a checkpoint waits for
+COMMIT_PAGES, PAGE_ROWS = 8, 8  # what a commit writes, about: so many pages, and one more for so many rows
 
 
 class Runner(Protocol):
@@ -46,7 +48,7 @@ class Runner(Protocol):
 def sqlite_engine(path: Path, writer: bool, connections: int = 1, begins: bool = True) -> Engine:
     """WAL with synchronous=FULL; exactly one connection writes and checkpoints, readers cannot write.
 
-    With `begins` SQLAlchemy begins transactions; without, the caller does.
+    With `begins` SQLAlchemy begins transactions; without, the caller does, and checkpoints too.
     """
     engine = create_engine(
         f"sqlite:///{path}",
@@ -57,7 +59,9 @@ def sqlite_engine(path: Path, writer: bool, connections: int = 1, begins: bool =
         **HIDDEN,
     )
     pragmas = ["busy_timeout=5000", "foreign_keys=ON", "temp_store=MEMORY", "cache_size=-16384", "mmap_size=268435456"]
-    pragmas += ["journal_mode=WAL", "synchronous=FULL"] if writer else ["query_only=ON", "wal_autocheckpoint=0"]
+    pragmas += ["journal_mode=WAL", "synchronous=FULL"] if writer else ["query_only=ON"]
+    if not writer or not begins:
+        pragmas.append("wal_autocheckpoint=0")
 
     @event.listens_for(engine, "connect")
     def _(connection: Any, record: Any) -> None:
@@ -91,6 +95,7 @@ class Owned:
         self._begin = BEGIN[writer]
         self._connection: Connection | None = None
         self._raw: sqlite3.Connection
+        self._commits = self._changes = 0  # of the latter, in all as of the last checkpoint
 
     def begin(self) -> Connection:
         if self._connection is None:
@@ -105,6 +110,20 @@ class Owned:
 
     def commit(self) -> None:
         self._raw.execute("COMMIT")
+        self._commits += 1
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether about as many pages wait in the WAL as SQLite itself would let wait."""
+        if not self._commits:
+            return False
+        return self._commits * COMMIT_PAGES + (self._raw.total_changes - self._changes) // PAGE_ROWS >= WAL_PAGES_MAX
+
+    def checkpoint(self) -> None:
+        """Bring the WAL home. SQLite's own ignores an error in it, and after a sync that failed, the next one may
+        claim success for pages that never reached the disk."""
+        self._raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._commits, self._changes = 0, self._raw.total_changes
 
     def rollback(self) -> None:
         if self._raw.in_transaction:
@@ -150,6 +169,8 @@ class SqliteRunner:
     async def _write(self, work: Work[T], small: bool) -> T:
         run = asyncio.get_running_loop().run_in_executor
         async with self._turn:
+            if self._writer.checkpoint_due:
+                await run(self._write_thread, self._writer.checkpoint)
             connection = await self._begin()
             try:
                 if not small:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 from aioquic.quic import crypto
@@ -19,7 +20,8 @@ from federation import link, running, websocket, wire
 from federation.link import Link
 from federation.quic import Connection
 from node.cli.app import main
-from node.storage import runner
+from node.core import rows
+from node.storage import batch, runner
 from node.storage.runner import Owned, SqliteRunner
 from node.system import System
 from tests.sim import broken
@@ -93,6 +95,26 @@ def dies_before_acknowledging() -> None:
         return real(frame)
 
     running.wire.encode = encode  # type: ignore[attr-defined]
+
+
+def high_water_mark_apart() -> None:
+    """How far a log is here is committed before its events are; killed in between, at the so manieth (`DIES_AT`)."""
+    left = int(os.environ.get("DIES_AT", "0"))
+    real = batch.write
+
+    def write(connection: Any, statements: Any, view: Any) -> None:
+        nonlocal left
+        heads = {key: row for key, row in view.changed.items() if key[0] is rows.LogHead}
+        if heads:
+            real(connection, statements, SimpleNamespace(changed=heads))
+            connection.exec_driver_sql("COMMIT")
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        real(connection, statements, view)
+
+    batch.write = write  # type: ignore[assignment]
 
 
 def _patched(name: str) -> Callable[[], None]:
@@ -182,10 +204,11 @@ BUILDS: dict[str, Callable[[], None]] = {
     "lost_for_good": lost_for_good,
     "unauthenticated": unauthenticated,
     "never_dead": never_dead,
+    "high_water_mark_apart": high_water_mark_apart,
     "stays_put": stays_put,
     "all_at_once": all_at_once,
     "long_segments": long_segments,
-    **{name: _patched(name) for name in ("dedupe_off", "high_water_mark_not_stored", "idempotency_ignored")},
+    **{name: _patched(name) for name in ("dedupe_off", "idempotency_ignored")},
 }
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ CASES = {
     "C1": Case("killed at the Nth fdatasync", crashes.c1, ("idempotency_ignored",)),
     "C2": Case("killed at the Nth send to a client or a peer", crashes.c2, ("acknowledges_before_commit",)),
     "C3": Case("receiver killed between commit and acknowledgement", crashes.c3,
-               ("dedupe_off", "high_water_mark_not_stored"), needs=()),
+               ("dedupe_off", "high_water_mark_apart"), needs=()),
     "C4": Case("power cut at every sync and every word", power.c4, ("commits_without_sync",), "a"),
     "C6": Case("killed at the Nth write to the database", crashes.c6, ("acknowledges_before_commit",)),
     "C6 first": Case("killed at the Nth write of the first start", crashes.c6_first_start, ()),

@@ -101,10 +101,12 @@ async def d3(town: Town, whole: bool) -> None:
     """The disk fails at a sync, once or for ever: nothing is answered OK, the node ends, and starts clean."""
     alice, bob = await _people(town)
     side = town.nodes["a"]
-    for number in range(2, 42, 2) if whole else (3, 6):
+    # Not of the folder: SQLite makes no promise before the node itself has synced that, with what the next start does.
+    files = [side.database, side.database.with_name(side.database.name + "-wal")]
+    for number in range(1, 21, 2) if whole else (3, 6):
         for more in ("", "+"):
             await side.stop()
-            if await side.serve(*inject("fdatasync", f"error=EIO:when={number}{more}")):
+            if await side.serve(*inject("fdatasync", f"error=EIO:when={number}{more}", only=files)):
                 while side.up.is_set():
                     alice.write(bob.address, 8)
                     await first(side.gone(60), alice.until(lambda: all(a.event for a in alice.attempts)))

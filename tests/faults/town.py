@@ -7,7 +7,7 @@ import sqlite3
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,13 @@ SEEN_DEAD_S = 0.2  # a connection that broke because its node died: the process 
 STRACE = ["strace", "-f", "-qq", "-e", "signal=none"]  # its option --seccomp-bpf would switch injections off
 
 
-def inject(calls: str, what: str, log: Path | None = None) -> list[str]:
-    """Before a command: strace that lets some system calls fail, or kills at them: `signal=KILL:when=7`."""
-    return [*STRACE, "-o", str(log or "/dev/null"), "-e", f"trace={calls}", "-e", f"inject={calls}:{what}"]
+def inject(calls: str, what: str, log: Path | None = None, *, only: Iterable[Path] = ()) -> list[str]:
+    """Before a command: strace that lets some system calls fail, or kills at them: `signal=KILL:when=7`.
+
+    `only`: those about these files, or about all.
+    """
+    about = [part for path in only for part in ("-P", str(path))]
+    return [*STRACE, *about, "-o", str(log or "/dev/null"), "-e", f"trace={calls}", "-e", f"inject={calls}:{what}"]
 
 
 async def first(*works: Awaitable[Any]) -> None:
