@@ -112,7 +112,7 @@ class Receive:
                 if seq > known + 1:
                     raise Later("gap", f"have {known}, was offered {seq}")
                 if is_lost(signed):
-                    log.lose(view, context, self._log, seq, signed, self._local(context))
+                    self._lose(view, context, seq, signed)
                     verdicts.append(Verdict(seq, "refused", LOST, "its node has lost this event"))
                     continue
                 event = self._check(view, context, signed, seq, head, keys)
@@ -127,6 +127,17 @@ class Receive:
                 verdicts.append(Verdict(seq, "refused", error.code, str(error)[:200]))
                 self._remember(view, context, signed, seq, error.code)
         return self._ack(view, verdicts)
+
+    def _lose(self, view: View, context: Context, seq: int, signed: Signed) -> None:
+        """Nobody signed that it is lost, and it costs its origin nothing: it may not be said of others, or for ever."""
+        if not log.is_with(context, self.peer, self.segment.conversation, self.segment.members):
+            raise Refuse("not_member", "the conversation is not one with this peer")
+        local = self._local(context)
+        if local and log.is_full(view, context, local):
+            raise Later("mailbox_full", "the recipient's mailbox is full")
+        if not self._charge(view, context, len(signed.header) + len(signed.signature)):
+            raise Later("rate_limited", TOO_MUCH)
+        log.lose(view, context, self._log, seq, signed, local)
 
     def _charge(self, view: View, context: Context, cost: int) -> bool:
         """Whether the peer may make us store this much more that nobody here asked for; then it has done so."""
@@ -278,6 +289,8 @@ class Receive:
             return [] if held is None else [Verdict(seq, "refused", QUARANTINED, KEPT)]
         if is_lost(signed) and not stored.refused:
             return []  # it is here
+        if stored.refused == LOST:
+            return [Verdict(seq, "refused", LOST, "its node said that it has lost this event")]
         if event_id(stored.header) != other:
             proof = len(signed.header) + len(signed.signature)
             # Else it proves nothing, or as much as is here already, and would only fill the disk.
