@@ -48,6 +48,14 @@ def append_keys(context: Context, conversation: bytes, people: tuple[User, ...])
     return keys
 
 
+def predecessor_keys(view: View, context: Context, conversation: bytes) -> list[Key]:
+    """What `append` will read beside that: the log that the first event of this life names."""
+    if view.get(rows.LogHead, Log(conversation, context.node, context.incarnation).key) is not None:
+        return []
+    own = view.get(rows.OwnLog, conversation)
+    return [] if own is None else [(rows.LogHead, (Log(conversation, context.node, own.incarnation).key,))]
+
+
 def append(
     view: View,
     context: Context,

@@ -119,10 +119,12 @@ class CloseNotices:
         return ()
 
     def decide(self, view: View, context: Context) -> None:
+        own = {peer: notice_conversation(context.node, peer) for peer in view.notices}
+        view.want(*(key for peer, of in own.items() for key in log.append_keys(context, of, (User(peer, ""),))))
+        view.want(*(key for of in own.values() for key in log.predecessor_keys(view, context, of)))
         for peer, receipts in view.notices.items():
             newest = {(r.conversation, r.incarnation, r.member): r for r in receipts}
-            conversation = notice_conversation(context.node, peer)
-            view.want(*log.append_keys(context, conversation, (User(peer, ""),)))
+            conversation = own[peer]
             if view.get(rows.Conversation, conversation) is None:
                 view.put(rows.Conversation(conversation, "notices", context.node, "", peer, ""))
             values = list(newest.values())
