@@ -167,6 +167,8 @@ class Receive:
         head = view.get(rows.LogHead, log_)
         upto = min(head.seq if head else 0, first + len(self.segment.events) - 1)
         view.want(*((rows.StoredEvent, (log_, seq)) for seq in range(first, upto + 1)))
+        gone = [seq for seq in range(first, upto + 1) if view.get(rows.StoredEvent, log_, seq) is None]
+        view.want(*((rows.Quarantine, (log_, seq)) for seq in gone))
         if self.segment.conversation != notice_conversation(context.node, self.peer):
             return
         receipts: list[Receipt] = []
