@@ -232,6 +232,31 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
             await ann.ask(api.GetDevices)
 
 
+async def test_long_answers_do_not_pile_up_for_a_client_that_takes_none(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    phone = await connect(node, "alice")
+    looked = [0]
+
+    async def page(session: object, frame: api.GetHistory) -> api.Why:
+        looked[0] += 1
+        return api.Why("", "x" * (FRAME_BYTES_MAX - 1024), ())
+
+    monkeypatch.setitem(HANDLERS, api.GetHistory, page)
+    numbers = [await alice.post(api.GetHistory, "ann@a.test") for _ in range(60)]
+    before = -1
+    while before != looked[0]:
+        before = looked[0]
+        for _ in range(20):
+            await ann.ask(api.GetDevices)
+    assert looked[0] <= 6, "what the channel holds, what is leaving, and one more"
+    await phone.ask(api.GetDevices)  # her other devices go on
+    for number in numbers:
+        assert isinstance(await alice.answer(number), api.Why)
+    assert looked[0] == len(numbers)
+
+
 @pytest.mark.parametrize("busy", [False, True])
 async def test_an_answer_that_cannot_be_sent_ends_the_connection(
     node: Node, monkeypatch: pytest.MonkeyPatch, busy: bool
