@@ -10,7 +10,6 @@ from federation.event import (
     NOTICES,
     Event,
     Signed,
-    decode_header,
     event_id,
     is_lost,
     read_event,
@@ -256,20 +255,17 @@ class Receive:
 
     def _remember(self, view: View, context: Context, signed: Signed, seq: int, code: str) -> None:
         """A verdict is final: the next offer of the same bytes meets the same answer."""
-        try:
-            stamp = decode_header(signed.header).stamp
-        except ProtocolError:
-            stamp = 0
         event = event_id(signed.header)
         head = view.get(rows.LogHead, self._log.key)
         place = refused_place(self._log.key, seq, event)
+        stamp = head.stamp if head else 0  # the log's newest: what the header says is nothing to go by
         view.put(
             rows.StoredEvent(
                 self._log.key, seq, place, self.segment.conversation, stamp, "", b"", "refused",
                 signed.header, signed.signature, None, context.now_ms, 0, code,
             )
         )  # fmt: skip
-        view.put(rows.LogHead(self._log.key, *self._log, seq, event, head.stamp if head else 0))
+        view.put(rows.LogHead(self._log.key, *self._log, seq, event, stamp))
 
     def _lies(self, signed: Signed, seq: int, keys: tuple[bytes, ...]) -> bool:
         """Whether the origin really signed this for the same number of the same log."""
