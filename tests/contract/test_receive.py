@@ -13,7 +13,7 @@ from node.core.people import AddDevice, ChangeAccount
 from node.core.progress import Acknowledge, Seen
 from node.core.receive import Receive
 from node.storage import reads
-from tests.contract.bench import NOW_MS, Bench, Far
+from tests.contract.bench import NOW_MS, Bench, Far, Put
 
 
 def codes(ack: LogAck) -> list[tuple[int, str, str]]:
@@ -107,6 +107,16 @@ async def test_a_stamp_from_the_future_is_not_where_our_clock_goes_on(bench: Ben
     assert (await bench.do(Receive(far.node, segment))).seq == 1
     await bench.do(bench.send("k", bench.user("alice")))
     assert await bench.store.read(reads.newest_stamp) == bench.context.last_stamp == NOW_MS << 16
+
+
+async def test_the_newest_stamp_is_found_behind_many_that_nothing_speaks_for(bench: Bench) -> None:
+    await bench.people("alice")
+    await bench.do(bench.send("k", bench.user("alice")))
+    wild = [
+        rows.LogHead(bytes([n]) * 16, bytes(32), bytes(32), bytes(16), 1, bytes(32), (1 << 62) + n) for n in range(200)
+    ]
+    await bench.do(Put(tuple(wild)))
+    assert await bench.store.read(reads.newest_stamp) == bench.context.last_stamp
 
 
 async def test_what_was_refused_does_not_set_our_clock_back(bench: Bench) -> None:
