@@ -59,7 +59,7 @@ class Dialer:
         try:
             async with asyncio.timeout(timeout):
                 targets = await self._resolve(addr, widest)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:  # the last: no name at all, such as `a..b`
             raise ChannelClosed(f"cannot find {where}: {error or 'no answer from DNS'}") from error
         reason = "" if targets else "a hint of a hello may not lead there"
         for family, target in targets:

@@ -56,6 +56,8 @@ class Feed:
             self._window.extend(self._seen(item) for item in found if item.position <= upto)
             if not found:
                 break
+            self._pushed = min(after, upto)
+            self.ack(api.Ack(self._pushed))  # page by page: there may be very many
         if upto > self.acked:
             self._pushed = upto
             self.ack(api.Ack(upto))

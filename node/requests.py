@@ -26,13 +26,17 @@ HISTORY_BYTES_MAX = FRAME_BYTES_MAX - 1024  # of a page, in JSON
 
 async def handle(session: "Session", frame: Any) -> Any:
     """The result of a request. Who looks things up does one after the other, on all their connections together: the
-    readers of the store are few, and a page of history must not wait behind hundreds of somebody else's."""
+    readers of the store are few, and a page of history must not wait behind hundreds of somebody else's. A connection
+    that takes no answers waits outside."""
     handler = HANDLERS[type(frame)]
     if not isinstance(frame, LOOKS):
         return await handler(session, frame)
     turn = session.node.turns.setdefault(session.logged_in().local, asyncio.Lock())
-    async with turn:
-        return await handler(session, frame)
+    while True:
+        await session.caught_up()
+        async with turn:
+            if not session.is_behind:
+                return await handler(session, frame)
 
 
 async def login(session: "Session", frame: api.Login) -> api.LoggedIn:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HELLO_DEADLINE_S = 10.0
 LOGIN_DEADLINE_S = 60.0  # after the hello
 SLOW_MS = 1_000  # least time for which one who asks too fast is refused
+ANSWERS_BYTES_MAX = 1 << 20  # that the client did not take; then nothing is looked up for it, which is what is long
 REFUSED_MAX = 2 * api.REQUESTS_IN_FLIGHT_MAX  # then he is not read for the rest of it
 
 
@@ -42,6 +43,7 @@ class Session:
         self.nonce = node.system.random(32)
         self.device: rows.Device | None = None
         self._out: list[bytes] = []
+        self._out_bytes = 0  # of these, and of what is leaving
         self._lights: dict[str, api.PeerLight] = {}  # to be told, the newest of each: old ones are of no use
         self._out_wake = asyncio.Event()
         self._writer: asyncio.Future[None]  # ends before `run` does only if the channel broke
@@ -149,17 +151,31 @@ class Session:
             or len(self._out) >= api.REQUESTS_IN_FLIGHT_MAX
         )
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client has yet to take so much that a long answer must wait."""
+        return self._out_bytes >= ANSWERS_BYTES_MAX
+
+    async def caught_up(self) -> None:
+        """Until it took some. Ends with the connection."""
+        while self.is_behind:
+            self._room.clear()
+            await self._room.wait()
+
     async def _write(self) -> None:
         """Ends only with the channel: when nothing can leave any more, nothing more is read either."""
         try:
             while True:
                 await self._out_wake.wait()
                 self._out_wake.clear()
+                size = sum(map(len, self._out))
                 frames, self._out = [*self._out, *map(self._codec.encode, self._lights.values())], []
                 self._lights.clear()
                 self._room.set()
                 if frames:
                     await self._channel.send(*frames)
+                self._out_bytes -= size
+                self._room.set()
         except ChannelClosed:
             pass
         except Exception as error:  # a bug, such as a frame that is too long for any channel
@@ -174,6 +190,7 @@ class Session:
         if len(raw) > FRAME_BYTES_MAX and isinstance(frame, api.Reply):  # no channel would take it
             raw = self._codec.encode(api.Error("too_large", "the answer is longer than a frame", frame.id))
         self._out.append(raw)
+        self._out_bytes += len(raw)
         self._out_wake.set()
         return len(raw)
 

@@ -10,10 +10,11 @@ from typing import ClassVar
 
 from federation.errors import ProtocolError
 from federation.event import KINDS, NOTICES, Event, Signed, is_lost, read_event, signature_holds
-from federation.ids import Log, User, direct_conversation, notice_conversation
+from federation.ids import Log, notice_conversation
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.core import log, rows
 from node.core.context import Context
+from node.core.quota import charge
 from node.core.view import Key, View
 
 HOME, DONE = 1, 2  # phases of a `rows.Heal`: our own logs came home; the peer sends its own again
@@ -139,12 +140,8 @@ class TakeBack:
             try:
                 if peer is None or peer.state not in ("accepted", "open"):
                     raise ProtocolError("not_accepted", "not accepted here", "3.4")
-                if is_lost(signed) and seq == (head.seq if head else 0) + 1:  # nobody has it any more
-                    local = next((local for node, local in self.segment.members if node == context.node), "")
-                    log.lose(view, context, self._log, seq, signed, local)
-                    row = view.get(rows.Outbound, self.peer, self._log.key)
-                    row = row or rows.Outbound(self.peer, self._log.key, 0, 0)
-                    log.waits(view, row, row._replace(head=seq))
+                if is_lost(signed) and seq == (head.seq if head else 0) + 1:
+                    self._lose(view, context, seq, signed)
                     continue
                 event = self._check(context, signed, seq, head)
                 self._take(view, context, event)
@@ -165,6 +162,22 @@ class TakeBack:
     def _theirs(self, receipt: Receipt) -> bytes:
         return Log(receipt.conversation, self.peer, receipt.incarnation).key
 
+    def _lose(self, view: View, context: Context, seq: int, signed: Signed) -> None:
+        """Nobody has it any more. We did not sign that: it is believed only of earlier lives with this very peer."""
+        ours = self._log.incarnation == context.incarnation
+        if ours or not log.is_with(context, self.peer, self.segment.conversation, self.segment.members):
+            raise ProtocolError("not_member", "this node did not ask for it", "10.3")
+        peer = view.get(rows.Peer, self.peer)
+        assert peer is not None
+        charged = charge(peer, len(signed.header) + len(signed.signature), context.now_ms, context.peer_quota)
+        if charged is None:
+            raise ProtocolError("rate_limited", "this node was told of enough lost events", "4.13")
+        view.put(charged)
+        local = next((local for node, local in self.segment.members if node == context.node), "")
+        log.lose(view, context, self._log, seq, signed, local)
+        row = view.get(rows.Outbound, self.peer, self._log.key) or rows.Outbound(self.peer, self._log.key, 0, 0)
+        log.waits(view, row, row._replace(head=seq))
+
     def _check(self, context: Context, signed: Signed, seq: int, head: rows.LogHead | None) -> Event:
         event = read_event(signed)
         h = event.header
@@ -179,12 +192,8 @@ class TakeBack:
         if h.kind == NOTICES:
             there = h.conversation == notice_conversation(context.node, self.peer)
         else:
-            members = [User(*member) for member in self.segment.members]
-            there = (
-                len(members) == 2
-                and User(context.node, h.sender) in members
-                and any(member.node == self.peer for member in members)
-                and h.conversation == direct_conversation(*members)
+            there = (context.node, h.sender) in self.segment.members and log.is_with(
+                context, self.peer, h.conversation, self.segment.members
             )
         if not there:
             raise ProtocolError("not_member", "the conversation is not one with this peer", "4.12")

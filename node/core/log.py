@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from federation.event import Event, Header, Predecessor, Signed, body_hash, event_id, sign_event
-from federation.ids import Log, User, digest, to_text
+from federation.ids import Log, User, digest, direct_conversation, notice_conversation, to_text
 from node import api, coding
 from node.core import rows
 from node.core.context import Context
@@ -15,6 +15,16 @@ def members(conversation: rows.Conversation) -> tuple[User, ...]:
     """The members of a direct conversation; one when somebody writes to themselves."""
     a, b = User(conversation.node_a, conversation.local_a), User(conversation.node_b, conversation.local_b)
     return (a,) if a == b else (a, b)
+
+
+def is_with(context: Context, peer: bytes, conversation: bytes, people: Iterable[tuple[bytes, str]]) -> bool:
+    """Whether a conversation is one with this peer: of a user of each node, or with nobody in it the two nodes' own."""
+    both = [User(*member) for member in people]
+    if not both:
+        return conversation == notice_conversation(context.node, peer)
+    if sorted(member.node for member in both) != sorted((context.node, peer)):
+        return False
+    return direct_conversation(*both) == conversation
 
 
 def address(view: View, context: Context, user: User) -> str:
@@ -36,6 +46,14 @@ def append_keys(context: Context, conversation: bytes, people: tuple[User, ...])
         else:
             keys += [(rows.Outbound, (user.node, log)), (rows.Peer, (user.node,)), (rows.Destination, (user.node,))]
     return keys
+
+
+def predecessor_keys(view: View, context: Context, conversation: bytes) -> list[Key]:
+    """What `append` will read beside that: the log that the first event of this life names."""
+    if view.get(rows.LogHead, Log(conversation, context.node, context.incarnation).key) is not None:
+        return []
+    own = view.get(rows.OwnLog, conversation)
+    return [] if own is None else [(rows.LogHead, (Log(conversation, context.node, own.incarnation).key,))]
 
 
 def append(

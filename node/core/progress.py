@@ -119,10 +119,12 @@ class CloseNotices:
         return ()
 
     def decide(self, view: View, context: Context) -> None:
+        own = {peer: notice_conversation(context.node, peer) for peer in view.notices}
+        view.want(*(key for peer, of in own.items() for key in log.append_keys(context, of, (User(peer, ""),))))
+        view.want(*(key for of in own.values() for key in log.predecessor_keys(view, context, of)))
         for peer, receipts in view.notices.items():
             newest = {(r.conversation, r.incarnation, r.member): r for r in receipts}
-            conversation = notice_conversation(context.node, peer)
-            view.want(*log.append_keys(context, conversation, (User(peer, ""),)))
+            conversation = own[peer]
             if view.get(rows.Conversation, conversation) is None:
                 view.put(rows.Conversation(conversation, "notices", context.node, "", peer, ""))
             values = list(newest.values())
@@ -260,14 +262,19 @@ class GiveUp:
         """How many failed."""
         queue, head = view.get(rows.Outbound, self.peer, self.log), view.get(rows.LogHead, self.log)
         conversation = view.get(rows.Conversation, head.conversation) if head is not None else None
-        if queue is None or conversation is None or conversation.kind != "direct":
+        if queue is None or head is None or conversation is None or conversation.kind != "direct":
             return 0
-        numbers = range(max(queue.acked, queue.given_up) + 1, min(self.last, queue.head) + 1)
+        done = max(queue.acked, queue.given_up)
+        numbers = range(done + 1, min(self.last, queue.head) + 1)
         there = [member for member in log.members(conversation) if member.node == self.peer]
         view.want(
+            *((rows.Receipt, (self.log, *member)) for member in there),
             *((rows.StoredEvent, (self.log, seq)) for seq in numbers),
             *((rows.Failed, (self.log, seq, *member)) for seq in numbers for member in there),
         )
+        had = (view.get(rows.Receipt, self.log, *member) for member in there)
+        if head.origin != context.node or any(receipt.sent > done for receipt in had if receipt is not None):
+            return 0  # it was restored: what goes to it again did not fail
         for seq in numbers:
             for member in there:
                 fail(view, context, self.log, seq, member, self.code, self.reason)

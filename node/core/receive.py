@@ -10,7 +10,6 @@ from federation.event import (
     NOTICES,
     Event,
     Signed,
-    decode_header,
     event_id,
     is_lost,
     read_event,
@@ -112,7 +111,7 @@ class Receive:
                 if seq > known + 1:
                     raise Later("gap", f"have {known}, was offered {seq}")
                 if is_lost(signed):
-                    log.lose(view, context, self._log, seq, signed, self._local(context))
+                    self._lose(view, context, seq, signed)
                     verdicts.append(Verdict(seq, "refused", LOST, "its node has lost this event"))
                     continue
                 event = self._check(view, context, signed, seq, head, keys)
@@ -127,6 +126,17 @@ class Receive:
                 verdicts.append(Verdict(seq, "refused", error.code, str(error)[:200]))
                 self._remember(view, context, signed, seq, error.code)
         return self._ack(view, verdicts)
+
+    def _lose(self, view: View, context: Context, seq: int, signed: Signed) -> None:
+        """Nobody signed that it is lost, and it costs its origin nothing: it may not be said of others, or for ever."""
+        if not log.is_with(context, self.peer, self.segment.conversation, self.segment.members):
+            raise Refuse("not_member", "the conversation is not one with this peer")
+        local = self._local(context)
+        if local and log.is_full(view, context, local):
+            raise Later("mailbox_full", "the recipient's mailbox is full")
+        if not self._charge(view, context, len(signed.header) + len(signed.signature)):
+            raise Later("rate_limited", TOO_MUCH)
+        log.lose(view, context, self._log, seq, signed, local)
 
     def _charge(self, view: View, context: Context, cost: int) -> bool:
         """Whether the peer may make us store this much more that nobody here asked for; then it has done so."""
@@ -156,6 +166,8 @@ class Receive:
         head = view.get(rows.LogHead, log_)
         upto = min(head.seq if head else 0, first + len(self.segment.events) - 1)
         view.want(*((rows.StoredEvent, (log_, seq)) for seq in range(first, upto + 1)))
+        gone = [seq for seq in range(first, upto + 1) if view.get(rows.StoredEvent, log_, seq) is None]
+        view.want(*((rows.Quarantine, (log_, seq)) for seq in gone))
         if self.segment.conversation != notice_conversation(context.node, self.peer):
             return
         receipts: list[Receipt] = []
@@ -243,20 +255,17 @@ class Receive:
 
     def _remember(self, view: View, context: Context, signed: Signed, seq: int, code: str) -> None:
         """A verdict is final: the next offer of the same bytes meets the same answer."""
-        try:
-            stamp = decode_header(signed.header).stamp
-        except ProtocolError:
-            stamp = 0
         event = event_id(signed.header)
         head = view.get(rows.LogHead, self._log.key)
         place = refused_place(self._log.key, seq, event)
+        stamp = head.stamp if head else 0  # the log's newest: what the header says is nothing to go by
         view.put(
             rows.StoredEvent(
                 self._log.key, seq, place, self.segment.conversation, stamp, "", b"", "refused",
                 signed.header, signed.signature, None, context.now_ms, 0, code,
             )
         )  # fmt: skip
-        view.put(rows.LogHead(self._log.key, *self._log, seq, event, head.stamp if head else 0))
+        view.put(rows.LogHead(self._log.key, *self._log, seq, event, stamp))
 
     def _lies(self, signed: Signed, seq: int, keys: tuple[bytes, ...]) -> bool:
         """Whether the origin really signed this for the same number of the same log."""
@@ -278,6 +287,8 @@ class Receive:
             return [] if held is None else [Verdict(seq, "refused", QUARANTINED, KEPT)]
         if is_lost(signed) and not stored.refused:
             return []  # it is here
+        if stored.refused == LOST:
+            return [Verdict(seq, "refused", LOST, "its node said that it has lost this event")]
         if event_id(stored.header) != other:
             proof = len(signed.header) + len(signed.signature)
             # Else it proves nothing, or as much as is here already, and would only fill the disk.

@@ -38,9 +38,12 @@ class WebSocketChannel:
 
     why = ""
 
-    def __init__(self, socket: web.WebSocketResponse, binding: Binding, remote: str) -> None:
-        self._socket, self.binding, self.remote = socket, binding, remote
+    def __init__(
+        self, socket: web.WebSocketResponse, binding: Binding, remote: str, transport: asyncio.WriteTransport
+    ) -> None:
+        self._socket, self.binding, self.remote, self._transport = socket, binding, remote, transport
         self.text = False
+        self._ahead = 0  # bytes that were not written yet
 
     async def recv(self) -> Sequence[bytes]:
         message = await self._socket.receive()
@@ -54,15 +57,30 @@ class WebSocketChannel:
         return []
 
     async def send(self, *frames: bytes) -> None:
+        """A long frame may take long on a thin line: what counts is that some of it goes."""
+        self._ahead += sum(map(len, frames))
+        leaving, left = asyncio.ensure_future(self._leave(frames)), self._left()
         try:
-            async with asyncio.timeout(SEND_DEADLINE_S):
-                for frame in frames:
-                    if self.text:
-                        await self._socket.send_str(frame.decode())
-                    else:
-                        await self._socket.send_bytes(frame)
-        except (TimeoutError, ConnectionError) as error:
+            while not (await asyncio.wait([leaving], timeout=SEND_DEADLINE_S))[0]:
+                before, left = left, self._left()
+                if left >= before:
+                    raise ChannelClosed("the client does not take data")
+            leaving.result()
+        except ConnectionError as error:
             raise ChannelClosed(f"the client does not take data: {error}") from None
+        finally:
+            leaving.cancel()
+
+    def _left(self) -> int:
+        return self._ahead + self._transport.get_write_buffer_size()
+
+    async def _leave(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            self._ahead -= len(frame)
+            if self.text:
+                await self._socket.send_str(frame.decode())
+            else:
+                await self._socket.send_bytes(frame)
 
     def trust(self) -> None:
         """The frame limit is the same before and after login."""
@@ -185,9 +203,10 @@ class WebDoor:
             raise web.HTTPForbidden(text="a page of another site may not connect here")
         limit = CLIENT_FRAME_BYTES_MAX + 1  # aiohttp takes less than its limit
         served = web.WebSocketResponse(timeout=CLOSE_S, heartbeat=30, max_msg_size=limit, compress=False)
-        if not await _begun(served, request):
+        if not await _begun(served, request) or request.transport is None:
             return served
-        channel = WebSocketChannel(served, Binding("tcp", self._key_hash, b""), self._remote(request))
+        binding = Binding("tcp", self._key_hash, b"")
+        channel = WebSocketChannel(served, binding, self._remote(request), request.transport)
         with self._kept(served):
             await self._node.serve(channel, lambda: channel.text)
             await served.close()

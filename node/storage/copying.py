@@ -18,7 +18,7 @@ def copy(database: Path, to: Path) -> dict[str, int]:
     os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         with (
-            closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(_uri(database, "mode=ro"), uri=True)) as source,
             closing(sqlite3.connect(to)) as target,
         ):
             source.backup(target)  # in one step: a snapshot, and nobody has to wait
@@ -34,10 +34,15 @@ def copy(database: Path, to: Path) -> dict[str, int]:
     return counts
 
 
+def _uri(file: Path, how: str) -> str:
+    """SQLite reads `%`, `#` and `?` of a name in its own way unless they are spelt out."""
+    return f"{file.absolute().as_uri()}?{how}"
+
+
 def look(file: Path) -> tuple[dict[str, int], bytes]:
     """Check every page of a closed store; how much it holds, and whose it is. Raises `Damaged`."""
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)) as connection:
+        with closing(sqlite3.connect(_uri(file, "mode=ro&immutable=1"), uri=True)) as connection:
             said = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(5)")]
         if said != ["ok"]:
             raise Damaged(f"the store is damaged: {'; '.join(said)[:200]}")

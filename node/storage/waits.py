@@ -10,7 +10,7 @@ from node.core.damage import NUMBER_MAX
 from node.storage.schema import TABLES
 
 events, logs, outbound = TABLES[rows.StoredEvent], TABLES[rows.LogHead], TABLES[rows.Outbound]
-conversations, mailboxes = TABLES[rows.Conversation], TABLES[rows.Mailbox]
+conversations, mailboxes, receipts = TABLES[rows.Conversation], TABLES[rows.Mailbox], TABLES[rows.Receipt]
 LOGS_MAX = 64  # logs looked at together
 GIVE_UP_MAX = 256  # messages of one log given up in one transaction
 _DONE = case((outbound.c.given_up > outbound.c.acked, outbound.c.given_up), else_=outbound.c.acked)
@@ -49,15 +49,20 @@ def _number(value: Any) -> int:
 
 
 def overdue(connection: Connection, peer: bytes | None, before_ms: int) -> list[tuple[bytes, bytes, int]]:
-    """Direct messages that wait for a peer (or any) since before then: peer, log, last number; a few logs at once."""
+    """Direct messages that wait for a peer (or any) since before then: peer, log, last number; a few logs at once.
+
+    Not what a restored peer gets again: its own events, and those of ours that it had acknowledged.
+    """
     first = and_(events.c.log == outbound.c.log, events.c.seq == _DONE + 1, events.c.arrived_ms < before_ms)
     query = (
         select(outbound.c.peer, outbound.c.log, _DONE)
         .join(events, first)
         .join(logs, logs.c.log == outbound.c.log)
         .join(conversations, conversations.c.conversation == logs.c.conversation)
+        .outerjoin(receipts, and_(receipts.c.log == outbound.c.log, receipts.c.node == outbound.c.peer))
         .where(outbound.c.acked < outbound.c.head, outbound.c.given_up < outbound.c.head)
-        .where(conversations.c.kind == "direct")
+        .where(conversations.c.kind == "direct", logs.c.origin != outbound.c.peer)
+        .where(func.coalesce(receipts.c.sent, 0) <= _DONE)
         .limit(LOGS_MAX)
     )
     found = connection.execute(query if peer is None else query.where(outbound.c.peer == peer)).all()

@@ -158,6 +158,10 @@ class Store:
             outcome = await self._runner.write(work)
         except Exception as error:
             outcome = StoreFailed(said(error))
+            if _broken(error) and not busy(error) and not _full(error):
+                _settle(future, outcome)
+                self._fail(error, [])
+                raise  # the disk: stop, never retry
         self.hot.forget()  # it changed rows that no view knows of
         _settle(future, outcome)
 

@@ -6,6 +6,7 @@ from federation.wire import LogAck, Notices, Receipt, Segment, encode
 from node.api import ApiError
 from node.core import rows
 from node.core.bucket import NAMES_MAX, Buckets
+from node.core.heal import GiveBack, Rewind
 from node.core.people import AddDevice
 from node.core.progress import Acknowledge, GiveUp, PeerAcked
 from node.core.quota import FORGIVEN_MS
@@ -187,3 +188,43 @@ def test_buckets_are_bounded_and_forget_who_is_quiet() -> None:
     for n in range(2 * NAMES_MAX):
         buckets.take(str(n), 1, 100 + n)
     assert len(buckets) <= NAMES_MAX
+
+
+async def expire(bench: Bench, peer: bytes | None = None) -> int:
+    found = await bench.store.read(waits.overdue, peer, bench.now_ms)
+    return sum(await bench.all(*(GiveUp(to, of, last, "expired", "nobody took it") for to, of, last in found)))
+
+
+async def test_what_goes_back_to_a_restored_peer_never_expires(bench: Bench) -> None:
+    """Its own events are nobody's here to give up, and without their bodies they would be lost for good."""
+    far = Far()
+    await bench.people("alice", "bob")
+    await bench.befriend(far)
+    segment = far.segment(bench.user("alice"), [b"1", b"2"])
+    await bench.do(Receive(far.node, segment))
+    key = Log(segment.conversation, segment.origin, segment.incarnation).key
+    await bench.do(GiveBack(far.node, {key: 0}))
+    bench.now_ms += 365 * 86_400_000
+    assert await bench.store.read(waits.overdue, None, bench.now_ms) == []
+    assert await bench.do(GiveUp(far.node, key, 2, "expired", "nobody took it")) == 0
+    assert await bench.get(rows.Mailbox, "bob") is None
+    (run,), _, _ = await bench.store.read(outgoing.pending, far.node, b"", {}, set(), 64, 1 << 20)
+    assert (run.of.outbound.given_up, [e.body for e in run.events]) == (0, [b"1", b"2"])
+
+
+async def test_what_a_restored_peer_once_took_has_not_failed(bench: Bench) -> None:
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    to = User(far.node, "bob")
+    for n in range(3):
+        await bench.do(bench.send(f"k{n}", to))
+    log = bench.context_log(direct_conversation(bench.user("alice"), to))
+    await bench.do(PeerAcked(far.node, LogAck(*log, 2)))
+    await bench.do(Rewind(far.node, {log.key: 0}))
+    bench.now_ms += 365 * 86_400_000
+    assert await expire(bench) == 0
+    assert await bench.get(rows.Failed, log.key, 1, far.node, "bob") is None
+    await bench.do(PeerAcked(far.node, LogAck(*log, 2)))  # it has them again: the third may fail
+    assert await expire(bench) == 1
+    assert await bench.get(rows.Failed, log.key, 3, far.node, "bob") is not None

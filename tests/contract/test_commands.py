@@ -211,6 +211,39 @@ async def test_one_acknowledgement_over_many_nodes_tells_each_once(bench: Bench,
     assert (receipt.member, receipt.delivered, receipt.incarnation) == ("alice", 2, fars[-1].incarnation)
 
 
+async def test_the_first_acknowledgement_after_a_restart_tells_every_node(bench: Bench) -> None:
+    """To each there is an earlier log that the new one names."""
+    fars = [Far(bytes([n + 97]), f"n{n}.test") for n in range(12)]
+    await bench.people("alice")
+    for far in fars:
+        await bench.befriend(far)
+    await bench.all(*(Receive(far.node, far.segment(bench.user("alice"), [b"1"])) for far in fars))
+    assert await acknowledge(bench, "alice") == Done()
+    await bench.reopen()
+    bench.context.incarnation = b"j" * INCARNATION_BYTES
+    await bench.all(
+        *(Receive(far.node, far.segment(User(bench.context.node, "alice"), [b"1"], sender="carol")) for far in fars)
+    )
+    assert await acknowledge(bench, "alice") == Done()
+    assert await waiting(bench) == {far.node: 2 for far in fars}
+
+
+async def test_many_consents_of_one_batch_need_no_more_rounds_than_one(bench: Bench) -> None:
+    fars = [Far(bytes([n + 97]), f"n{n}.test") for n in range(12)]
+    await bench.people("alice")
+    await bench.do(ChangeAccount("alice", requests="everyone"))
+    for far in fars:
+        await bench.befriend(far)
+    segments = [far.segment(bench.user("alice"), [b"1"]) for far in fars]
+    await bench.all(*(Receive(s.origin, s) for s in segments))
+    await acknowledge(bench, "alice")
+    await bench.reopen()
+    before = bench.store.commits
+    await bench.all(*(Consent("alice", s.conversation, True, (log_of(bench, s).key,)) for s in segments))
+    assert bench.store.commits == before + 1
+    assert await waiting(bench) == {far.node: 1 for far in fars}
+
+
 @pytest.mark.parametrize("count", [1, 40])
 async def test_receipts_for_many_users_in_one_notices_event(bench: Bench, count: int) -> None:
     from federation.event import Header, body_hash, sign_event

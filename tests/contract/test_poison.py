@@ -149,6 +149,18 @@ async def test_the_quarantine_is_bounded(bench: Bench) -> None:
     assert BYTES_MAX > EVENTS_MAX * 1024
 
 
+async def test_a_segment_full_of_what_is_in_quarantine_is_one_decision(bench: Bench) -> None:
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    whole = far.segment(bench.user("alice"), [b"%d" % n for n in range(20)])
+    for number in range(20):
+        await bench.do(Isolate(far.node, only(whole, number), "a bug", 5))
+    await bench.reopen()
+    ack = await bench.do(Receive(far.node, whole))
+    assert (ack.seq, {v.code for v in ack.verdicts}, len(ack.verdicts)) == (20, {"quarantined"}, 20)
+
+
 def test_every_final_verdict_that_is_remembered_is_known_to_history() -> None:
     table = re.findall(r"^\| (`.*?`) \| refused \|", PROTOCOL.read_text(), re.MULTILINE)
     codes = {code for cell in table for code in re.findall(r"`(\w+)`", cell)}

@@ -1,8 +1,9 @@
 """A peer's segments through the real store: taken once, refused for good, paused, or kept as evidence."""
 
+import msgspec
 import pytest
 
-from federation.event import event_id
+from federation.event import Signed, event_id
 from federation.identity import Chain, NodeKey, check_chain, rotate
 from federation.ids import Log
 from federation.wire import LogAck, Segment
@@ -12,7 +13,7 @@ from node.core.people import AddDevice, ChangeAccount
 from node.core.progress import Acknowledge, Seen
 from node.core.receive import Receive
 from node.storage import reads
-from tests.contract.bench import NOW_MS, Bench, Far
+from tests.contract.bench import NOW_MS, Bench, Far, Put
 
 
 def codes(ack: LogAck) -> list[tuple[int, str, str]]:
@@ -106,6 +107,31 @@ async def test_a_stamp_from_the_future_is_not_where_our_clock_goes_on(bench: Ben
     assert (await bench.do(Receive(far.node, segment))).seq == 1
     await bench.do(bench.send("k", bench.user("alice")))
     assert await bench.store.read(reads.newest_stamp) == bench.context.last_stamp == NOW_MS << 16
+
+
+async def test_the_newest_stamp_is_found_behind_many_that_nothing_speaks_for(bench: Bench) -> None:
+    await bench.people("alice")
+    await bench.do(bench.send("k", bench.user("alice")))
+    wild = [
+        rows.LogHead(bytes([n]) * 16, bytes(32), bytes(32), bytes(16), 1, bytes(32), (1 << 62) + n) for n in range(200)
+    ]
+    await bench.do(Put(tuple(wild)))
+    assert await bench.store.read(reads.newest_stamp) == bench.context.last_stamp
+
+
+async def test_what_was_refused_does_not_set_our_clock_back(bench: Bench) -> None:
+    """The witness file has seen the stamp before it (`node.witness`): the store would look like an old copy."""
+    far = Far()
+    await bench.people("alice")
+    await bench.befriend(far)
+    segment = far.segment(bench.user("alice"), [b"1", b"2"])
+    await bench.do(Receive(far.node, msgspec.structs.replace(segment, events=segment.events[:1])))
+    before = await bench.store.read(reads.newest_stamp)
+    assert before > NOW_MS << 16
+    noise = Signed(b"no header", bytes(64), None)
+    ack = await bench.do(Receive(far.node, msgspec.structs.replace(segment, first=2, events=(noise,))))
+    assert codes(ack) == [(2, "refused", "bad_event")]
+    assert await bench.store.read(reads.newest_stamp) == before
 
 
 async def test_a_long_key_chain_is_checked_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,6 +245,28 @@ async def test_a_failed_commit_is_answered_ok_to_nobody(bench: Bench) -> None:
     assert (await bench.get(rows.Account, "bob")).display_name == "Bob"
 
 
+async def test_a_failed_commit_of_the_administrators_stops_the_store_too(bench: Bench) -> None:
+    await bench.people("alice", "bob")
+    bench.break_commits()
+    async with asyncio.timeout(20):
+        with pytest.raises(StoreFailed):
+            await bench.store.alone(lambda connection: None)
+    assert [type(f) for f in bench.failures] == [StoreFailed]
+    with pytest.raises(StoreFailed):
+        await bench.store.submit(bench.send("later", bench.user("bob")))
+
+
+async def test_a_bug_in_what_the_administrator_asked_for_stops_nothing(bench: Bench) -> None:
+    await bench.people("alice", "bob")
+
+    def broken(connection: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(StoreFailed, match="a bug"):
+        await bench.store.alone(broken)
+    assert (await bench.do(bench.send("k", bench.user("bob")))).seq == 1
+
+
 async def test_a_store_that_stops_commits_what_waits_and_takes_nothing_new(bench: Bench) -> None:
     await bench.people("alice", "bob")
     waiting = [bench.store.submit(bench.send(f"k{n}", bench.user("bob"))) for n in range(600)]

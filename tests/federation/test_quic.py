@@ -18,6 +18,7 @@ from federation.dialer import Dialer
 from federation.endpoint import Endpoint, TlsIdentity
 from federation.ports import FRAME_BYTES_MAX, HELLO_BYTES_MAX, ChannelClosed
 from federation.quic import BACKLOG_BYTES_MAX, QuicChannel
+from federation.websocket import dial_link
 
 NODE, CLIENT = "roost-node/1", "roost-client/1"
 TLS = TlsIdentity.generate()
@@ -409,6 +410,16 @@ async def test_nobody_there_is_told_in_words() -> None:
             silent.bind(("127.0.0.1", 0))
             with pytest.raises(ChannelClosed, match="no answer within"):
                 await dialer.dial(silent.getsockname(), NODE, timeout=0.1)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64])
+async def test_a_name_that_no_name_server_can_be_asked_for_is_a_refusal(host: str) -> None:
+    """The grammar of PROTOCOL.md 2.4 has more: a peer's hello may say it."""
+    async with Dialer() as dialer:
+        with pytest.raises(ChannelClosed, match="cannot find"):
+            await dialer.dial((host, 7701), NODE, timeout=1)
+    with pytest.raises(ChannelClosed):
+        await dial_link(f"{host}:7701", 1, "")
 
 
 @pytest.mark.parametrize(("host", "target"), [("::1", "::1"), ("::", "127.0.0.1"), ("::", "::1")])

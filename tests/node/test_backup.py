@@ -57,6 +57,15 @@ async def test_a_backup_of_a_node_that_does_not_run(tmp_path: Path) -> None:
     assert backup.unpack(file, tmp_path / "new").counts["users"] == 1
 
 
+async def test_a_backup_of_a_folder_with_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "lab #1"
+    settings = config(folder)
+    async with Node.open(settings) as node:
+        await node.create_user("alice")
+        file = await made(folder, settings)
+    assert backup.unpack(file, folder / "new").counts["users"] == 1
+
+
 async def test_a_backup_replaces_nothing_and_a_restore_neither(tmp_path: Path) -> None:
     settings = config(tmp_path)
     async with Node.open(settings):

@@ -22,6 +22,7 @@ from node.client import channels
 from node.client.errors import Unreachable
 from node.config import Limits, Tls
 from node.core.send import Send
+from node.feed import Feed
 from node.node import Node
 from node.requests import HANDLERS
 from node.session import Session
@@ -76,6 +77,30 @@ async def test_resume_by_cursor_counts_as_an_acknowledgement(node: Node) -> None
     await back.message(b"2")
     assert bodies(back) == [b"2"]
     await alice.state(sent[1].event, "delivered")
+
+
+async def test_a_resume_far_ahead_is_acknowledged_page_by_page(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "FEED_ITEMS_MAX", 4)
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    ann.acks = False
+    sent = [await alice.send("ann@a.test", b"%d" % n) for n in range(40)]
+    box = await node.store.read(reads.mailbox, "ann")
+    held, page = list[int](), Feed._page
+
+    async def noted(feed: Feed, *args: Any) -> Any:
+        held.append(feed.on_the_way)
+        return await page(feed, *args)
+
+    await ann.channel.close()
+    back = await stranger(node)
+    back.token = ann.token
+    monkeypatch.setattr(Feed, "_page", noted)
+    ready = await back.auth(resume=api.Cursor(node.store_text, box.position))
+    assert ready.acked.position == box.position
+    for event in (sent[0].event, sent[-1].event):
+        await alice.state(event, "delivered")
+    assert max(held) <= 4
+    assert (await node.store.read(reads.mailbox, "ann")).items == 0
 
 
 async def test_a_cursor_of_another_store_means_nothing(node: Node) -> None:
@@ -230,6 +255,31 @@ async def test_a_client_that_takes_no_answers_is_not_read_for_ever(
     async with asyncio.timeout(WAIT_S):
         while "alice" in node.sessions:
             await ann.ask(api.GetDevices)
+
+
+async def test_long_answers_do_not_pile_up_for_a_client_that_takes_none(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, ann = await connect(node, "alice"), await connect(node, "ann")
+    phone = await connect(node, "alice")
+    looked = [0]
+
+    async def page(session: object, frame: api.GetHistory) -> api.Why:
+        looked[0] += 1
+        return api.Why("", "x" * (FRAME_BYTES_MAX - 1024), ())
+
+    monkeypatch.setitem(HANDLERS, api.GetHistory, page)
+    numbers = [await alice.post(api.GetHistory, "ann@a.test") for _ in range(60)]
+    before = -1
+    while before != looked[0]:
+        before = looked[0]
+        for _ in range(20):
+            await ann.ask(api.GetDevices)
+    assert looked[0] <= 6, "what the channel holds, what is leaving, and one more"
+    await phone.ask(api.GetDevices)  # her other devices go on
+    for number in numbers:
+        assert isinstance(await alice.answer(number), api.Why)
+    assert looked[0] == len(numbers)
 
 
 @pytest.mark.parametrize("busy", [False, True])

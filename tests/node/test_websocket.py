@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from federation.identity import split_host_port
+from federation.ports import Binding, ChannelClosed
 from node import api, coding
 from node.api import ApiError
+from node.gateway import websocket
 from node.node import Node
 from tests.node.helpers import WAIT_S, Client, Socket, listening
 
@@ -230,3 +233,38 @@ async def test_a_connection_takes_one_request(node: Node) -> None:
     async with asyncio.timeout(WAIT_S):
         assert b"Connection: close" in await reader.read()
     writer.close()
+
+
+class Slow:
+    """A socket whose client takes so many bytes between two looks at it."""
+
+    def __init__(self, takes: int) -> None:
+        self.left, self.takes = 0, takes
+        self.taken = asyncio.Event()
+
+    async def send_bytes(self, data: bytes) -> None:
+        self.left += len(data)
+        self.taken.clear()
+        await self.taken.wait()
+
+    def get_write_buffer_size(self) -> int:
+        self.left = max(0, self.left - self.takes)
+        if not self.left:
+            self.taken.set()
+        return self.left
+
+
+@pytest.mark.parametrize("takes", [1, 0])
+async def test_a_client_that_takes_a_little_is_not_dropped_in_the_middle_of_a_frame(
+    monkeypatch: pytest.MonkeyPatch, takes: int
+) -> None:
+    """On a line of 64 kbit/s one page takes longer than any deadline, and would be begun again for ever."""
+    monkeypatch.setattr(websocket, "SEND_DEADLINE_S", 0.01)
+    slow: Any = Slow(takes)
+    channel = websocket.WebSocketChannel(slow, Binding("tcp", bytes(32), b""), "test", slow)
+    async with asyncio.timeout(WAIT_S):
+        if takes:
+            await channel.send(bytes(10), bytes(20), bytes(5))
+            return
+        with pytest.raises(ChannelClosed, match="does not take data"):
+            await channel.send(bytes(20))
