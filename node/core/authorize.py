@@ -6,7 +6,7 @@ from node.core import log, rows
 from node.core.context import Context
 from node.core.view import Key, View
 
-SELF = frozenset({"feed", "history", "state", "devices", "profile", "receipts", "requests", "blocks"})
+SELF = frozenset({"feed", "history", "state", "devices", "profile", "receipts", "requests", "blocks", "ephemerals"})
 
 
 def authorize(view: View, context: Context, actor: str, operation: str, object_: object = None) -> None:
