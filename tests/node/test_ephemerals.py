@@ -32,7 +32,7 @@ async def looked(node: Node, what: Callable[[], bool]) -> None:
     """Until the node looked at what came: `what` says so."""
     async with asyncio.timeout(WAIT_S):
         while not what():
-            await asyncio.sleep(0)
+            await node.store.read(lambda connection: None)
 
 
 def taken(node: Node) -> list[int]:
@@ -130,7 +130,7 @@ async def test_who_is_blocked_hears_nothing_and_is_not_heard(tmp_path: Path, who
 
 
 async def test_the_administrator_blocks_a_user_of_another_node_for_all(tmp_path: Path) -> None:
-    async with talking(tmp_path) as (_, b, alice, bob, conversation):
+    async with talking(tmp_path) as (_, b, alice, bob, _):
         await call(b.config, "block.add", {"who": "alice@a.test"})
         assert [row["who"] for row in await call(b.config, "block.list", {})] == ["alice@a.test"]
         await alice.state((await alice.send("bob@b.test", b"x")).event, "failed")
@@ -161,7 +161,7 @@ async def test_presence_follows_the_devices_and_reaches_contacts_only(tmp_path: 
 
 
 async def test_a_device_that_comes_hears_who_is_there(tmp_path: Path) -> None:
-    async with talking(tmp_path) as (a, b, alice, bob, conversation):
+    async with talking(tmp_path) as (a, _, alice, bob, _):
         await a.create_user("ann", "pw")
         ann = await connect(a, "ann")
         await ann.send("alice@a.test", b"hello")
@@ -176,7 +176,7 @@ async def test_a_device_that_comes_hears_who_is_there(tmp_path: Path) -> None:
 
 
 async def test_who_shows_nothing_of_himself_is_offline(tmp_path: Path) -> None:
-    async with talking(tmp_path) as (_, b, alice, bob, conversation):
+    async with talking(tmp_path) as (_, _, alice, bob, conversation):
         await bob.ask(api.SetPresence, "online")
         await alice.sign("online")
         await bob.ask(api.SetProfile, presence="nobody")
@@ -214,7 +214,7 @@ async def test_nobody_is_there_while_their_node_is_not(tmp_path: Path) -> None:
 
 
 async def test_a_peer_speaks_of_its_own_users_in_conversations_that_are_theirs(tmp_path: Path) -> None:
-    async with talking(tmp_path) as (a, b, _, bob, conversation):
+    async with talking(tmp_path) as (a, b, _, bob, _):
         await b.create_user("carol", "pw")
         carol = await connect(b, "carol")
         of = direct_conversation(User(b.us.node, "bob"), User(b.us.node, "carol"))
@@ -232,7 +232,7 @@ async def test_a_peer_speaks_of_its_own_users_in_conversations_that_are_theirs(t
 
 async def test_a_flood_costs_drops_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ephemerals, "PENDING_MAX", 100)
-    async with talking(tmp_path) as (a, b, alice, bob, conversation):
+    async with talking(tmp_path) as (a, b, alice, bob, _):
         reads: list[int] = []
         read = b.store.read
 
