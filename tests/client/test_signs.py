@@ -1,7 +1,6 @@
 """Typing and presence at the SDK: told again while they last, forgotten in time, on a clock of the test's own."""
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -14,15 +13,7 @@ from node.client.session import PING_S, Session
 from node.client.signs import ACTIVE_S, AGAIN_S, STILL_THERE_S, TYPING_S_MAX, Signs
 from tests.client.conftest import Open
 from tests.client.fakenode import BOB, CONVERSATION, FakeNode, message
-from tests.sim.loop import SimLoop
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    loop = SimLoop()
-    try:
-        loop.run_until_complete(work)
-    finally:
-        loop.close()
+from tests.sim.loop import jump, run
 
 
 class Line:
@@ -68,9 +59,9 @@ def test_typing_is_said_again_until_half_a_minute_after_the_last_call() -> None:
     async def work() -> None:
         line = Line()
         line.signs.types("c", True)
-        await asyncio.sleep(3)
+        await jump(3)
         line.signs.types("c", True)
-        await asyncio.sleep(10 * TYPING_S_MAX)
+        await jump(10 * TYPING_S_MAX)
         times = [at for at, on in line.typed() if on]
         assert times == [3 + AGAIN_S * n for n in range(1, len(times) + 1)]
         assert times[-1] <= 3 + TYPING_S_MAX < times[-1] + AGAIN_S
@@ -84,9 +75,9 @@ def test_what_is_sent_is_not_typed_any_more() -> None:
         line = Line()
         line.signs.sent("c")
         line.signs.types("c", True)
-        await asyncio.sleep(AGAIN_S + 1)
+        await jump(AGAIN_S + 1)
         line.signs.sent("c")
-        await asyncio.sleep(TYPING_S_MAX)
+        await jump(TYPING_S_MAX)
         assert line.typed() == [(AGAIN_S, True), (AGAIN_S + 1, False)]
         await line.close()
 
@@ -101,7 +92,7 @@ def test_what_others_say_is_forgotten_in_time() -> None:
             line.signs.take(frame)
         assert await next_of(screen) == Change("typing", sign=Typing(CONVERSATION, BOB, True))
         assert await next_of(screen) == Change("presence", sign=Presence(CONVERSATION, BOB, "online"))
-        await asyncio.sleep(4)
+        await jump(4)
         line.signs.take(sign("typing"))  # nothing new, and it holds longer
         assert await next_of(screen) == Change("typing", sign=Typing(CONVERSATION, BOB, False))
         assert loop.time() == pytest.approx(10)
@@ -135,16 +126,16 @@ def test_presence_is_said_when_it_is_news_and_on_each_connection() -> None:
         assert line.signs.present("online")
         assert not line.signs.present("online")
         assert line.signs.present("away")
-        await asyncio.sleep(STILL_THERE_S)
+        await jump(STILL_THERE_S)
         assert line.signs.present("away"), "it would be forgotten"
         assert line.signs.present("online")
         line.signs.down()
         assert not line.signs.present("away")
         line.signs.present("online")
         line.signs.up(line.session)
-        await asyncio.sleep(ACTIVE_S + PING_S)
+        await jump(ACTIVE_S + PING_S)
         line.signs.up(line.session)
-        await asyncio.sleep(1)
+        await jump(1)
         assert [frame.state for _, frame in line.said] == ["online", "away"], "of long ago nothing is claimed"
         await line.close()
 

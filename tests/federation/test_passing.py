@@ -13,7 +13,7 @@ from federation.link import Passed, Settings
 from federation.memory import pair
 from federation.passing import EVERY_S, Passing
 from tests.federation.test_link import Two
-from tests.sim.loop import SimLoop
+from tests.sim.loop import jump, run
 
 
 def sign(number: int = 0, kind: Any = "typing", sender: str = "alice") -> wire.Ephemeral:
@@ -40,18 +40,14 @@ def frames_of(*steps: list[wire.Ephemeral]) -> tuple[list[tuple[float, list[wire
         for step in steps:
             for one in step:
                 waiting.put(one)
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(60)
+            await jump(0.01)
+        await jump(60)
         assert len(waiting) == 0
         for task in (sending, reading):
             task.cancel()
         await asyncio.gather(sending, reading, return_exceptions=True)
 
-    loop = SimLoop()
-    try:
-        loop.run_until_complete(work())
-    finally:
-        loop.close()
+    run(work())
     return came, refused
 
 

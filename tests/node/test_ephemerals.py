@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,18 +54,24 @@ def taken(node: Node) -> list[int]:
 
 async def test_typing_crosses_a_link_and_is_stored_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with talking(tmp_path) as (a, b, alice, bob, conversation):
-        settled = await alice.send("bob@b.test", b"settled")
-        await bob.message(b"settled")
-        await alice.state(settled.event, "delivered")
-        alice.acks = bob.acks = False
+        written: list[str] = []
         for node in (a, b):
-            monkeypatch.setattr(node.store, "submit", lambda *args, **more: pytest.fail("that is a write"))
+            monkeypatch.setattr(node.store, "submit", _noting(node.store.submit, written))
         await alice.ask(api.Typing, conversation)
         assert await bob.sign("typing") == api.Ephemeral(conversation, "alice@a.test", "typing", 6000)
         await alice.ask(api.Typing, "bob@b.test", on=False)
         assert (await bob.sign("idle")).holds == 0
         await bob.ask(api.Typing, conversation)
         assert (await alice.sign("typing")).who == "bob@b.test"
+        assert set(written) <= {"Acknowledge", "PeerAcked", "Receive"}, "of the message before"
+
+
+def _noting(submit: Callable[..., Any], written: list[str]) -> Callable[..., Any]:
+    def noted(command: Any, later: bool = False) -> Any:
+        written.append(type(command).__name__)
+        return submit(command, later)
+
+    return noted
 
 
 async def test_typing_between_users_of_one_node(tmp_path: Path) -> None:
