@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 PENDING_MAX = 4096  # of one peer, not looked at yet
 LOOK_MAX = 512  # in one look at the store
+USERS_AT_ONCE = 32  # whose presence is told before anything else has its turn again
 PRESENCES_MAX = 65_536
 OF_PEER_PER_S, OF_PEER_BURST = 500, 8192
 OF_USER_PER_S, OF_USER_BURST = 20, 1024  # as many contacts have one
@@ -158,21 +159,23 @@ class Ephemerals:
 
     async def _take(self, peer: bytes) -> None:
         """Some of what a peer said: pushed to whom it is for."""
-        pending = self._arrived[peer]
+        pending = self._arrived.get(peer, {})
         signs = [pending.pop(k) for k in list(pending)[:LOOK_MAX]]
         if pending:
             self._wake.set()
         else:
-            del self._arrived[peer]
+            self._arrived.pop(peer, None)
         said = [Said(User(peer, sign.sender), sign.conversation) for sign in signs]
         found = await self._node.store.read(look, hearers, self._node.context, said) if said else []
-        now = self._node.system.monotonic_ms()
+        if peer not in self._node.service.links:
+            return  # it went meanwhile, and what it said with it
+        now, us = self._node.system.monotonic_ms(), self._node.us.node
         for sign, of, to in zip(signs, said, found, strict=True):
-            here = tuple(user.local for user in to if user.node == self._node.us.node)
+            here = tuple(user.local for user in to if user.node == us)
             if not here:
                 continue
             if sign.kind not in TYPING and self.presences.put(of, sign, here, now) and sign.kind != "offline":
-                self._answers |= dict.fromkeys(Said(user, of.conversation) for user in to)
+                self._answers |= dict.fromkeys(Said(User(us, local), of.conversation) for local in here)
                 self._wake.set()
             holds = min(sign.holds_ms, TYPING_MS if sign.kind in TYPING else PRESENCE_MS)
             self._push(of, sign.kind, holds, here)
@@ -180,7 +183,8 @@ class Ephemerals:
     async def _announce(self) -> None:
         """The presence of users here, to all their contacts, or to those of a peer that is there again."""
         node, now = self._node, self._node.system.monotonic_ms()
-        dirty, self._dirty = list(self._dirty)[:LOOK_MAX], dict.fromkeys(list(self._dirty)[LOOK_MAX:])
+        everybody = list(self._dirty)
+        dirty, self._dirty = everybody[:USERS_AT_ONCE], dict.fromkeys(everybody[USERS_AT_ONCE:])
         said, self._answers = [s for s in self._answers if self.attendance.state(s.sender.local, now) != "offline"], {}
         came_up, self._came_up = list(self._came_up), {}
         found = await node.store.read(contacts, dirty) if dirty else []
