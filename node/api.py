@@ -35,7 +35,7 @@ CODES: dict[str, tuple[bool, str]] = {
     "not_found": (False, "no such thing here, or not for you"),
     "unknown_node": (False, "no node of that name is known here"),
     "unknown_user": (False, "that node has no such user"),
-    "blocked": (False, "the other node is blocked here"),
+    "blocked": (False, "the other node is blocked here, or the other user, by you or by this node"),
     "declined": (False, "the recipient does not take messages from you"),
     "conflict": (False, "the idempotency key was used for another message"),
     "too_large": (False, "over a size limit"),
@@ -208,6 +208,40 @@ class RevokeDevice(Request, tag="revoke_device", frozen=True):
 class SetProfile(Request, tag="set_profile", frozen=True):
     display_name: Annotated[str, msgspec.Meta(max_length=80)] | None = None
     requests: Literal["strangers", "everyone"] | None = None  # whose first message asks before it is a conversation
+    presence: Literal["contacts", "nobody"] | None = None  # who is shown that one is there, or types
+
+
+class Block(Request, tag="block", frozen=True):
+    """Nothing of theirs comes any more, and nothing goes to them: `who` is an address, or a node for all its users."""
+
+    who: Target
+
+
+class Unblock(Request, tag="unblock", frozen=True):
+    who: Target
+
+
+class GetBlocks(Request, tag="blocks", frozen=True):
+    pass
+
+
+class Typing(Request, tag="typing", frozen=True):
+    """Tell the other members that one types, or does not any more; again every few seconds, since it is soon forgotten.
+
+    Nobody hears of it where it is not theirs to hear: the answer is the same.
+    """
+
+    conversation: Target
+    on: bool = True
+
+
+class SetPresence(Request, tag="presence", frozen=True):
+    """This device is before a person (`online`) or not (`away`); again within five minutes, or it counts as away.
+
+    The node adds up the devices that say so, and answers the first one of a connection with who else is there.
+    """
+
+    state: Literal["online", "away"]
 
 
 class Ping(Request, tag="ping", frozen=True):
@@ -384,7 +418,16 @@ class Devices(Result, tag="devices", frozen=True):
     devices: tuple[DeviceState, ...]
 
 
-AnyResult = Done | LoggedIn | Ready | Accepted | History | Conversations | States | Why | Devices
+class BlockState(msgspec.Struct, frozen=True, omit_defaults=True):
+    who: str  # an address, or a node
+    since: Count
+
+
+class Blocks(Result, tag="blocks", frozen=True):
+    blocks: tuple[BlockState, ...]
+
+
+AnyResult = Done | LoggedIn | Ready | Accepted | History | Conversations | States | Why | Devices | Blocks
 
 
 class Reply(Frame, tag="reply", frozen=True):
@@ -416,6 +459,15 @@ class PeerLight(Frame, tag="light", frozen=True):
     since: Count
 
 
+class Ephemeral(Frame, tag="ephemeral", frozen=True):
+    """A sign of life: not in the feed, never stored, perhaps never told; the newest of one kind counts."""
+
+    conversation: Id
+    who: str  # the other member's address
+    kind: Literal["typing", "idle", "online", "away", "offline"]
+    holds: Count  # for so many ms, unless the next one comes; then as if `idle` or `offline` had
+
+
 class Goodbye(Frame, tag="goodbye", frozen=True):
     code: str
     reason: str = ""
@@ -423,10 +475,10 @@ class Goodbye(Frame, tag="goodbye", frozen=True):
 
 AnyRequest = (
     Login | Register | Auth | Send | Read | GetHistory | GetConversations | Accept | Decline | GetState | GetWhy
-    | GetDevices | RenameDevice | RevokeDevice | SetProfile | Ping
+    | GetDevices | RenameDevice | RevokeDevice | SetProfile | Block | Unblock | GetBlocks | Typing | SetPresence | Ping
 )  # fmt: skip
 FromClient = Hello | Ack | AnyRequest
-FromNode = Welcome | Reply | Error | Feed | PeerLight | Goodbye
+FromNode = Welcome | Reply | Error | Feed | PeerLight | Ephemeral | Goodbye
 
 
 class ApiError(Exception):

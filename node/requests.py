@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from federation.identity import verify
 from federation.ids import DEVICE_ID_BYTES, User, to_text
 from federation.ports import FRAME_BYTES_MAX
-from node import api
+from node import api, blocks
 from node.api import ApiError
 from node.core import render, rows
 from node.core.log import members
@@ -153,6 +153,7 @@ async def _consent(session: "Session", text: str, yes: bool) -> api.Done:
         raise ApiError("not_found", "no such request")
     logs = await session.node.store.read(reads.logs_of, conversation)
     await session.node.store.submit(Consent(device.local, conversation, yes, tuple(log.log for log in logs)))
+    session.node.ephemerals.changed(device.local)
     return api.Done()
 
 
@@ -198,11 +199,44 @@ async def revoke_device(session: "Session", frame: api.RevokeDevice) -> api.Done
 
 async def set_profile(session: "Session", frame: api.SetProfile) -> api.Done:
     local = session.logged_in().local
-    await session.node.store.submit(ChangeAccount(local, display_name=frame.display_name, requests=frame.requests))
+    change = ChangeAccount(
+        local, display_name=frame.display_name, requests=frame.requests, presence=frame.presence
+    )  # fmt: skip
+    await session.node.store.submit(change)
+    if frame.presence is not None:
+        session.node.ephemerals.changed(local)
     return api.Done()
 
 
-LOOKS = (api.GetHistory, api.GetConversations, api.GetState, api.GetWhy, api.GetDevices)
+async def block(session: "Session", frame: api.Block) -> api.Done:
+    await blocks.change(session.node, session.logged_in().local, frame.who, True)
+    return api.Done()
+
+
+async def unblock(session: "Session", frame: api.Unblock) -> api.Done:
+    await blocks.change(session.node, session.logged_in().local, frame.who, False)
+    return api.Done()
+
+
+async def get_blocks(session: "Session", frame: api.GetBlocks) -> api.Blocks:
+    return api.Blocks(await blocks.show(session.node, session.logged_in().local))
+
+
+async def typing(session: "Session", frame: api.Typing) -> api.Done:
+    local = session.logged_in().local
+    await session.node.ephemerals.typing(local, frame.conversation, frame.on)
+    return api.Done()
+
+
+async def presence(session: "Session", frame: api.SetPresence) -> api.Done:
+    await session.node.ephemerals.claim(session, session.logged_in().local, frame.state)
+    return api.Done()
+
+
+LOOKS = (
+    api.GetHistory, api.GetConversations, api.GetState, api.GetWhy, api.GetDevices, api.GetBlocks, api.Typing,
+    api.SetPresence,
+)  # fmt: skip
 HANDLERS: dict[type, Callable[[Any, Any], Awaitable[Any]]] = {
     api.Login: login,
     api.Register: register,
@@ -218,4 +252,9 @@ HANDLERS: dict[type, Callable[[Any, Any], Awaitable[Any]]] = {
     api.RenameDevice: rename_device,
     api.RevokeDevice: revoke_device,
     api.SetProfile: set_profile,
+    api.Block: block,
+    api.Unblock: unblock,
+    api.GetBlocks: get_blocks,
+    api.Typing: typing,
+    api.SetPresence: presence,
 }

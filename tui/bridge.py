@@ -6,7 +6,7 @@ other side becomes one line for a person here, with the next step.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from node.api import ApiError
 from node.client.errors import ClientError, Lost, ProfileInUse, StoreError, Unreachable
@@ -23,7 +23,7 @@ _NEXT_STEPS = {
     "declined": "reach the person another way",
     "mailbox_full": "it can be retried later",
     "bad_token": "log in again: roost login",
-    "blocked": "ask your administrator",
+    "blocked": "`roost blocks` shows whom you blocked; else ask your administrator",
 }
 
 
@@ -53,6 +53,10 @@ class ChatClient(Protocol):
     async def accept(self, conversation: str) -> object: ...
 
     async def decline(self, conversation: str) -> object: ...
+
+    async def typing(self, conversation: str, on: bool = True) -> object: ...
+
+    async def presence(self, state: Literal["online", "away"]) -> object: ...
 
     def changes(self) -> AsyncIterator[Change]: ...
 
@@ -124,6 +128,19 @@ class Bridge:
 
     async def decline(self, conversation: str) -> bool:
         return await self._done("not declined", self._client.decline(conversation))
+
+    async def typing(self, conversation: str, on: bool) -> None:
+        await self._unheard(self._client.typing(conversation, on))
+
+    async def presence(self, state: Literal["online", "away"]) -> None:
+        await self._unheard(self._client.presence(state))
+
+    async def _unheard(self, asked: Awaitable[object]) -> None:
+        """Of signs of life nobody is told that they got lost."""
+        try:
+            await asked
+        except (ClientError, ApiError, OSError, ValueError, TimeoutError):
+            pass
 
     async def _done(self, what: str, asked: Awaitable[object]) -> bool:
         async def told() -> bool:

@@ -162,6 +162,19 @@ def status(lights: Lights, peer: str | None) -> str:
     return ""
 
 
+def typing(who: Sequence[str]) -> str:
+    """The row that says who types; empty while nobody does."""
+    names = [text.name(address).partition("@")[0] for address in who]
+    if not names:
+        return ""
+    return f"{names[0]} is typing…" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are typing…"
+
+
+def dot(presence: str | None) -> str:
+    """A contact in the list: there, there and away, or nothing to be said."""
+    return {"online": "●", "away": "○"}.get(presence or "", "")
+
+
 def header(title: str, below: int = 0, elsewhere: int = 0) -> str:
     """The row above the messages: who it is, and what is new where nobody looks."""
     return title + (f"  ↓ {below} new" if below else "") + (f"  +{elsewhere} unread (Alt+A)" if elsewhere else "")

@@ -6,6 +6,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message as Event
 from textual.reactive import reactive
+from textual.timer import Timer
 from textual.widgets import Static
 
 from node.client.model import Change, Conversation, Message
@@ -16,12 +17,16 @@ from tui.widgets.composer import Composer
 from tui.widgets.request import RequestBar
 from tui.widgets.timeline import Timeline
 
+TYPING_RESTS_S = 5.0  # after the last key
+
 
 class Talk(Vertical):
     """Messages, and below them the input or the question whether to answer a stranger."""
 
     active: reactive[bool] = reactive(True)  # whether the person is on this side
     status: reactive[str] = reactive("", init=False)  # what will happen to a message typed now; empty while all is well
+
+    typists: reactive[str] = reactive("", init=False)  # who types here now
 
     class Moved(Event):
         """Something was done here that the list of conversations tells too."""
@@ -38,10 +43,12 @@ class Talk(Vertical):
         self.request_bar = RequestBar()
         self._title = Static("", markup=False, classes="room")
         self._status = Static("", markup=False, classes="status")
+        self._typing = Static("", markup=False, classes="typing")
         self._drafts: dict[str, str] = {}
+        self._types: Timer | None = None  # the person wrote just now, and the others were told; ends a while after
 
     def compose(self) -> ComposeResult:
-        yield from (self._title, self.timeline, self._status, self.request_bar, self.composer)
+        yield from (self._title, self.timeline, self._typing, self._status, self.request_bar, self.composer)
 
     def on_mount(self) -> None:
         self.watch(self.app, "app_focus", self.attention_changed, init=False)
@@ -50,6 +57,7 @@ class Talk(Vertical):
 
     def enter(self, room: Room) -> None:
         """What was being written stays with its room."""
+        self._stop_typing()
         self._drafts[self.room.title] = self.composer.text  # by title: the id may change while it waits
         self.room = room
         self.timeline.show([], None)
@@ -86,6 +94,10 @@ class Talk(Vertical):
     def watch_status(self, told: str) -> None:
         self._status.update(told)
         self._status.display = bool(told)
+
+    def watch_typists(self, told: str) -> None:
+        self._typing.update(told)
+        self._typing.display = bool(told)
 
     def focus_input(self) -> None:
         """Where typing belongs now; a side that is not active does not take the focus."""
@@ -191,6 +203,30 @@ class Talk(Vertical):
         self.read_if_seen()
 
     # -- writing
+
+    def on_composer_typed(self) -> None:
+        """The others see that something is being written, until it rests or is gone."""
+        if not self.composer.text or self.room.conversation is None:
+            return
+        if self._types is None:
+            self._tell_typing(self.room, True)
+            self._types = self.set_timer(TYPING_RESTS_S, self._stop_typing)
+        else:
+            self._types.reset()
+
+    def on_text_area_changed(self) -> None:
+        if not self.composer.text:
+            self._stop_typing()
+
+    def _stop_typing(self) -> None:
+        if self._types is not None:
+            self._types.stop()
+            self._types = None
+            self._tell_typing(self.room, False)
+
+    def _tell_typing(self, room: Room, on: bool) -> None:
+        if room.id is not None and self.bridge.lights.me == "up":
+            self.run_worker(self.bridge.typing(room.id, on), group="typing")
 
     def on_composer_sent(self, event: Composer.Sent) -> None:
         self.run_worker(self._send(event.room, event.text), group="send")

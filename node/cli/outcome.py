@@ -100,7 +100,7 @@ _NEXT = {
     "unknown_node": "check the spelling; else ask the administrator of your node to add it",
     "unknown_user": "check the spelling of the address",
     "not_found": "check the name or id, and that you may see it",
-    "blocked": "ask the administrator of your node why",
+    "blocked": "`roost blocks` shows whom you blocked; else ask the administrator of your node why",
     "declined": "they have to accept you first",
     "conflict": "use a new --key for a new message",
     "bad_request": "correct it and try again",

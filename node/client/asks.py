@@ -105,6 +105,16 @@ class Asks:
     async def decline(self, conversation: str) -> None:
         await self._ask(api.Decline(id=1, conversation=conversation), api.Done)
 
+    async def block(self, who: str) -> None:
+        """Nothing of theirs comes any more, and nothing goes to them: an address, or a node for all its users."""
+        await self._ask(api.Block(id=1, who=who), api.Done)
+
+    async def unblock(self, who: str) -> None:
+        await self._ask(api.Unblock(id=1, who=who), api.Done)
+
+    async def blocked(self) -> list[api.BlockState]:
+        return list((await self._ask(api.GetBlocks(id=1), api.Blocks)).blocks)
+
     async def devices(self) -> list[api.DeviceState]:
         return list((await self._ask(api.GetDevices(id=1), api.Devices)).devices)
 

@@ -156,12 +156,40 @@ class Client(Asks):
         return self._sync.display_name
 
     async def set_profile(
-        self, display_name: str | None = None, requests: Literal["strangers", "everyone"] | None = None
+        self,
+        display_name: str | None = None,
+        requests: Literal["strangers", "everyone"] | None = None,
+        presence: Literal["contacts", "nobody"] | None = None,
     ) -> None:
-        """What is given changes: the shown name; whose first message asks before it is a conversation."""
-        await self._ask(api.SetProfile(id=1, display_name=display_name, requests=requests), api.Done)
+        """What is given changes: the shown name; whose first message asks before it is a conversation; who is shown
+        that one is there, or types."""
+        change = api.SetProfile(id=1, display_name=display_name, requests=requests, presence=presence)
+        await self._ask(change, api.Done)
         if display_name is not None:
             self._sync.display_name = display_name
+
+    # --- signs of life ------------------------------------------------------------------------------------
+    async def typing(self, conversation: str, on: bool = True) -> None:
+        """Show the others in a conversation (an id or an address) that a person types here.
+
+        It is said again every few seconds, until `on=False`, a message sent there, or half a minute without a call.
+        """
+        self._sync.signs.types(conversation, False)
+        await self._ask(api.Typing(id=1, conversation=conversation, on=on), api.Done)
+        self._sync.signs.types(conversation, on)
+
+    async def presence(self, state: Literal["online", "away"]) -> None:
+        """A person is before this device, or is not; said again while they are, at least every five minutes.
+
+        Remembered for the next connection where there is none now.
+        """
+        if self._sync.signs.present(state):
+            await self._ask(api.SetPresence(id=1, state=state), api.Done)
+
+    @property
+    def presences(self) -> dict[str, str]:
+        """Contacts who are `online` or `away`, by address, once this device said its own `presence`."""
+        return self._sync.signs.presences
 
     # --- sending ------------------------------------------------------------------------------------------
     async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message:
@@ -189,6 +217,7 @@ class Client(Asks):
             self.address, self.device, time.time_ns() // 1_000_000,
         )  # fmt: skip
         connected = self._sync.is_up
+        self._sync.signs.sent(to)
         future = self._store.submit(lambda db: outbox.put(db, draft, connected))
         # A callback and not the lines after `await`: a caller that is cancelled now has queued it all the same.
         future.add_done_callback(self._queued)

@@ -20,6 +20,8 @@ class Reader(Protocol):
 
     def push(self, entries: Sequence[Entry]) -> None: ...
 
+    def pass_on(self, change: Change) -> None: ...
+
     def wake(self) -> None: ...
 
 
@@ -44,6 +46,13 @@ class Hub:
                 screen.put(change)
         for reader in self.readers:
             reader.push(entries)
+
+    def pass_on(self, change: Change) -> None:
+        """A sign of life: to whoever looks now."""
+        for screen in self.screens:
+            screen.put(change)
+        for reader in self.readers:
+            reader.pass_on(change)
 
     def _own(self, message: Message) -> None:
         self._recent[message.key] = message
@@ -137,6 +146,8 @@ class Screen:
         kind = "message" if change.kind == "state" else change.kind
         conversation = change.conversation.id if change.conversation else ""
         key = change.message.key if change.message else conversation or change.device
+        if change.sign is not None:
+            key = f"{change.sign.conversation} {change.sign.who}"
         old = self._pending.get((kind, key))
         if old is not None and old.kind == "message" and change.kind == "state":
             change = Change("message", change.message)

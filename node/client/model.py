@@ -52,11 +52,31 @@ class Lights(msgspec.Struct, frozen=True):
     reason: str = ""  # why not up, or why up but not over QUIC
 
 
-class Change(msgspec.Struct, frozen=True):
-    """Something to redraw or to print. A consumer may see the same one twice; ids and keys stay."""
+class Typing(msgspec.Struct, frozen=True):
+    """Somebody types, or does not any more."""
 
-    kind: Literal["message", "state", "conversation", "request", "device", "lights"]
+    conversation: str
+    who: str  # address
+    on: bool
+
+
+class Presence(msgspec.Struct, frozen=True):
+    """Whether a contact is there, as far as they show it."""
+
+    conversation: str
+    who: str  # address
+    state: Literal["online", "away", "offline"]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Something to redraw or to print. A consumer may see the same one twice; ids and keys stay.
+
+    `typing` and `presence` pass by: no store has them, and `Client.events` gives them to who asks for these kinds only.
+    """
+
+    kind: Literal["message", "state", "conversation", "request", "device", "lights", "typing", "presence"]
     message: Message | None = None  # for message and state
     conversation: Conversation | None = None
     device: str = ""
     detail: str = ""
+    sign: Typing | Presence | None = None

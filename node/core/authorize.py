@@ -4,9 +4,9 @@ from federation.ids import User, direct_conversation
 from node.api import ApiError
 from node.core import log, rows
 from node.core.context import Context
-from node.core.view import View
+from node.core.view import Key, View
 
-SELF = frozenset({"feed", "history", "state", "devices", "profile", "receipts", "requests"})
+SELF = frozenset({"feed", "history", "state", "devices", "profile", "receipts", "requests", "blocks", "ephemerals"})
 
 
 def authorize(view: View, context: Context, actor: str, operation: str, object_: object = None) -> None:
@@ -23,7 +23,31 @@ def authorize(view: View, context: Context, actor: str, operation: str, object_:
     raise ApiError("forbidden", f"{operation} is not allowed")
 
 
+def block_keys(context: Context, account: rows.Account, other: User) -> list[Key]:
+    """What `is_blocked` reads: this user's own word where they have any, and the node's about users of other nodes."""
+    keys: list[Key] = []
+    if other.node != context.node:
+        keys.append((rows.Block, ("", other.node, other.local)))
+    if account.blocks:
+        keys += [(rows.Block, (account.local, other.node, who)) for who in (other.local, "")]
+    return keys
+
+
+def is_blocked(view: View, context: Context, account: rows.Account, other: User) -> bool:
+    """Whether a local user, or this node for all of its users, wants nothing of somebody: no message of theirs is
+    taken, none goes to them, and no sign of life."""
+    if other == User(context.node, account.local):
+        return False
+    keys = block_keys(context, account, other)
+    view.want(*keys)
+    return any(view.get(row, *key) is not None for row, key in keys)
+
+
 def _send(view: View, context: Context, actor: str, other: User) -> None:
+    mine = view.get(rows.Account, actor)
+    assert mine is not None
+    if is_blocked(view, context, mine, other):
+        raise ApiError("blocked", f"{log.address(view, context, other)} is blocked; unblock them before you write")
     if other.node == context.node:
         account = view.get(rows.Account, other.local)
         if account is None or account.state == "deleted":
@@ -32,7 +56,8 @@ def _send(view: View, context: Context, actor: str, other: User) -> None:
             full = f"the mailbox of {other.local}@{context.name} is full until one of their devices fetches it"
             raise ApiError("mailbox_full", full)
         theirs = view.get(rows.Standing, direct_conversation(User(context.node, actor), other), other.local)
-        if theirs is not None and theirs.state == "declined" and other.local != actor:
+        declined = theirs is not None and theirs.state == "declined" and other.local != actor
+        if declined or is_blocked(view, context, account, User(context.node, actor)):
             raise ApiError("declined", f"{other.local}@{context.name} does not take messages from you")
     else:
         _peer(view, context, other)

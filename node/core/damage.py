@@ -85,6 +85,9 @@ _BY_NAME: dict[str, Check] = {
 _EXACT: dict[tuple[type, str], Check] = {
     (rows.Account, "state"): _one_of("active", "disabled", "deleted"),
     (rows.Account, "requests"): _one_of("strangers", "everyone"),
+    (rows.Account, "presence"): _one_of("contacts", "nobody"),
+    (rows.Block, "local"): _no_name_or(_name),
+    (rows.Block, "other"): _no_name_or(_name),
     (rows.Device, "signing_key"): _sized(32),
     (rows.Device, "token_hash"): _hash,
     (rows.Invite, "code_hash"): _hash,
@@ -108,6 +111,9 @@ _DEFAULTS: dict[tuple[type, str], Any] = {
     (rows.Account, "state"): "disabled",
     (rows.Account, "requests"): "everyone",
     (rows.Account, "created_ms"): 0,
+    (rows.Account, "presence"): "nobody",
+    (rows.Account, "blocks"): 1,  # they are looked up
+    (rows.Block, "added_ms"): 0,
     (rows.Device, "name"): "",
     (rows.Device, "created_ms"): 0,
     (rows.Device, "seen_ms"): 0,

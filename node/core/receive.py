@@ -20,6 +20,7 @@ from federation.identity import check_chain, decode_chain, event_keys
 from federation.ids import Log, User, direct_conversation, notice_conversation
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
 from node.core import log, rows
+from node.core.authorize import is_blocked
 from node.core.context import FUTURE_MS_MAX, Context
 from node.core.damage import LOST, refused_place
 from node.core.heal import waits_for_home
@@ -87,6 +88,9 @@ class Receive:
             yield rows.Account, (local,)
             yield rows.Mailbox, (local,)
             yield rows.Standing, (self.segment.conversation, local)
+            for node, other in self.segment.members:
+                if node == self.peer:
+                    yield rows.Block, ("", node, other)
 
     def decide(self, view: View, context: Context) -> LogAck:
         """The cumulative acknowledgement for this log (PROTOCOL.md 5.3)."""
@@ -217,7 +221,7 @@ class Receive:
         if account is None or account.state == "deleted":
             raise Refuse("unknown_user", f"{context.name} has no user {local}")
         standing = view.get(rows.Standing, header.conversation, local)
-        if standing is not None and standing.state == "declined":
+        if (standing is not None and standing.state == "declined") or is_blocked(view, context, account, me):
             raise Refuse("declined", "the recipient does not take messages from this sender")
         if log.is_full(view, context, local):
             raise Later("mailbox_full", "the recipient's mailbox is full")

@@ -21,6 +21,8 @@ class Account(NamedTuple):
     state: str  # active, disabled, deleted
     requests: str  # strangers, everyone: whose first message is a request
     created_ms: int
+    presence: str = "contacts"  # contacts, nobody: who is shown signs of life
+    blocks: int = 0  # how many `Block` rows are this user's; with none nothing is looked up
 
 
 class Device(NamedTuple):
@@ -35,6 +37,15 @@ class Device(NamedTuple):
     seen_ms: int
     revoked_ms: int  # 0: not revoked
     acked: int  # mailbox position up to which it acknowledged
+
+
+class Block(NamedTuple):
+    """Somebody that a local user wants nothing of, or this node for all its users."""
+
+    local: str  # whose word it is; empty: the node's
+    node: bytes
+    other: str  # a user of that node; empty: everybody there
+    added_ms: int
 
 
 class Invite(NamedTuple):
@@ -244,6 +255,6 @@ KEYS: dict[type, int] = {
     Meta: 1, Account: 1, Device: 1, Invite: 1, Peer: 1, Conversation: 1, Standing: 2, LogHead: 1, OwnLog: 1,
     StoredEvent: 2,
     SentKey: 2, Mailbox: 1, Item: 2, Fact: 2, Outbound: 2, Destination: 1, Receipt: 3, Failed: 4, Evidence: 1,
-    Quarantine: 2, QuarantineSize: 1, Heal: 1,
+    Quarantine: 2, QuarantineSize: 1, Heal: 1, Block: 3,
 }  # fmt: skip
 ONCE: frozenset[type] = frozenset({StoredEvent, SentKey, Item})

@@ -8,7 +8,7 @@ from federation.event import BODY_FORMATS, KINDS, Event
 from federation.ids import User, digest, direct_conversation, to_text
 from node.api import Accepted, ApiError
 from node.core import log, rows
-from node.core.authorize import authorize
+from node.core.authorize import authorize, block_keys
 from node.core.context import Context
 from node.core.view import Key, View
 
@@ -37,6 +37,8 @@ class Send:
             return
         if self.to.node == context.node:
             yield rows.Account, (self.to.local,)
+        else:
+            yield rows.Block, ("", *self.to)
         me = User(context.node, self.sender)
         yield from log.append_keys(context, direct_conversation(me, self.to), (me, self.to))
 
@@ -59,7 +61,9 @@ class Send:
         used = view.get(rows.SentKey, self.device, self.key)
         if used is not None:
             return self._repeat(view, context, used, request)
-        view.want(*log.append_keys(context, conversation, (me, other)))
+        account = view.get(rows.Account, self.sender)
+        blocks = block_keys(context, account, other) if account is not None else ()
+        view.want(*log.append_keys(context, conversation, (me, other)), *blocks)
         authorize(view, context, self.sender, "send", other)
         if len(self.body) > context.message_bytes_max:
             limit = f"a message has at most {context.message_bytes_max} bytes here, this has {len(self.body)}"

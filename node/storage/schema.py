@@ -42,6 +42,7 @@ NAMES: dict[type, str] = {
     rows.Heal: "heals",
     rows.Quarantine: "quarantine",
     rows.QuarantineSize: "quarantine_sizes",
+    rows.Block: "blocks",
 }
 
 

@@ -253,6 +253,17 @@ class _Look:
         if len(values.get("store", b"")) != 16:
             yield self._found("store", "store")
 
+    def _accounts(self, whole: list[rows.Account]) -> Iterator[Finding]:
+        blocks = TABLES[rows.Block]
+        query = select(blocks.c.local, func.count()).where(blocks.c.local.in_([r.local for r in whole]))
+        there: dict[str, int] = dict(self._connection.execute(query.group_by(blocks.c.local)).tuples())
+        for r in whole:
+            if r.blocks != there.get(r.local, 0):
+                yield self._found("count", f"{_name(r[:1])}: says {r.blocks}, {there.get(r.local, 0)} are blocked")
+
+    def _blocks(self, whole: list[rows.Block]) -> Iterator[Finding]:
+        yield from self._lead([r for r in whole if r.local], rows.Account, lambda r: (r.local,), "orphan")
+
     def _devices(self, whole: list[rows.Device]) -> Iterator[Finding]:
         yield from self._lead(whole, rows.Account, lambda r: (r.local,), "orphan")
 

@@ -89,8 +89,8 @@ class FakeClient:
     async def mark_read(self, message: Message) -> None:
         self.calls.append(("read", message.id))
 
-    async def set_profile(self, name: str | None, requests: str | None) -> None:
-        self.calls.append(("set_profile", name, requests))
+    async def set_profile(self, name: str | None, requests: str | None, presence: str | None) -> None:
+        self.calls.append(("set_profile", name, requests, presence))
         self.shown = self.shown if name is None else name
 
     async def display_name(self) -> str:
@@ -98,6 +98,18 @@ class FakeClient:
 
     async def accept(self, target: str) -> None:
         self.calls.append(("accept", target))
+
+    async def block(self, who: str) -> None:
+        self.calls.append(("block", who))
+
+    async def unblock(self, who: str) -> None:
+        self.calls.append(("unblock", who))
+
+    async def blocked(self) -> list[api.BlockState]:
+        return [api.BlockState("bob@b.test", 7), api.BlockState("c.test", 8)]
+
+    async def typing(self, conversation: str, on: bool = True) -> None:
+        self.calls.append(("typing", conversation, on))
 
     async def close(self) -> None:
         self.closed += 1

@@ -163,15 +163,37 @@ def test_a_profile_is_shown_and_changed(client: FakeClient, capsys: Capture) -> 
     assert main(["profile", "--name", "Alice L.", *AS_ALICE]) == 0
     assert main(["profile", "--name", "", *AS_ALICE]) == 0
     assert main(["profile", "--requests", "everyone", "--profile", "alice"]) == 0
+    assert main(["profile", "--presence", "nobody", "--profile", "alice"]) == 0
     assert main(["profile", "--requests", "nobody", "--profile", "alice"]) == Exit.USAGE
     assert [c[1:] for c in client.calls if c[0] == "set_profile"] == [
-        ("Alice L.", None),
-        ("", None),
-        (None, "everyone"),
+        ("Alice L.", None, None),
+        ("", None, None),
+        (None, "everyone", None),
+        (None, None, "nobody"),
     ]
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["display_name"] for line in lines[:3]] == ["Alice", "Alice L.", ""]
     assert lines[3:5] == ["address: alice@a.test", "display_name: "]
+
+
+def test_block_unblock_and_the_list(client: FakeClient, capsys: Capture) -> None:
+    assert main(["block", "bob@b.test", *AS_ALICE]) == 0
+    assert main(["unblock", "c.test", *AS_ALICE]) == 0
+    assert objects(capsys) == [{"ok": True}] * 2
+    assert main(["block", "Bob@b.test", *AS_ALICE]) == Exit.USAGE
+    assert main(["block", "bob@b.test"]) == Exit.USAGE
+    assert main(["block", "bob@b.test", "-c", "node.yaml", *AS_ALICE]) == Exit.USAGE
+    assert [call for call in client.calls if call[0] != "open"] == [("block", "bob@b.test"), ("unblock", "c.test")]
+    capsys.readouterr()
+    assert main(["blocks", *AS_ALICE]) == 0
+    assert objects(capsys) == [{"who": "bob@b.test", "since": 7}, {"who": "c.test", "since": 8}]
+
+
+def test_typing_is_said_once(client: FakeClient, capsys: Capture) -> None:
+    assert main(["typing", "bob@b.test", *AS_ALICE]) == 0
+    assert main(["typing", "conv", "--off", *AS_ALICE]) == 0
+    assert objects(capsys) == [{"ok": True}] * 2
+    assert client.calls[1::2] == [("typing", "bob@b.test", True), ("typing", "conv", False)]
 
 
 def test_history_without_the_node_shows_what_is_here_and_fails(client: FakeClient, capsys: Capture) -> None:

@@ -80,6 +80,9 @@ FRAMES: dict[str, wire.AnyFrame] = {
     "recalled": wire.Recalled(b(255, 16), 1),
     "probe": wire.Probe(1_700_000_000_000),
     "probed": wire.Probed(1_700_000_000_001, (("lab.example:7701", ""), ("192.0.2.7:7701", "no answer"))),
+    "ephemerals": wire.Ephemerals(
+        (wire.Ephemeral(TALK, "alice", "typing", 6000), wire.Ephemeral(TALK, "alice", "offline", 0))
+    ),
     "ping": wire.Ping(300),
     "pong": wire.Pong(0),
     "goodbye": wire.Goodbye("restart", "back soon"),
@@ -92,6 +95,9 @@ CLIENT_FRAMES: dict[str, api.FromClient] = {
     "send": api.Send(3, "key-1", "bob@other.example", BODY),
     "ack": api.Ack(7, (2, 5)),
     "read": api.Read(4, _ids[1], (api.Mark(_ids[2], _ids[3], 3), api.Mark(_ids[2], "b", 1))),
+    "typing": api.Typing(6, _ids[1], False),
+    "presence": api.SetPresence(7, "away"),
+    "block": api.Block(8, "bob@other.example"),
     "ping": api.Ping(5),
 }
 NODE_FRAMES: dict[str, api.FromNode] = {
@@ -100,6 +106,7 @@ NODE_FRAMES: dict[str, api.FromNode] = {
     "error": api.Error("conflict", "used before", 3),
     "feed": api.Feed("store", (api.Watermark(*_ids[1:], "bob@other.example", 9, 8, 7, (3,), 11, 12),)),
     "light": api.PeerLight("other.example", "up", 11),
+    "ephemeral": api.Ephemeral(_ids[1], "bob@other.example", "typing", 6000),
     "goodbye": api.Goodbye("busy", "stopping"),
 }
 

@@ -149,6 +149,8 @@ class Scene:
             await carol.message(b"to carol 2")
             await alice.state(last.event, "delivered")
             await carol.state(seen.event, "delivered")
+            for who in ("nobody@b.test", "noone@a.test"):
+                await alice.ask(api.Block, who)
             await call(a.config, "invite.new", {})
             await a.store.submit(Isolate(b.us.node, EVIL, "a bug", 5))
             for row in (evidence(), rows.Heal(b"?" * 32, 1, 1)):

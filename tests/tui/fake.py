@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from node.client.model import Change, Conversation, Lights, Message, State
+from node.client.model import Change, Conversation, Lights, Message, Presence, State, Typing
 
 STEPS: tuple[State, ...] = ("accepted", "sent", "delivered", "read")
 
@@ -25,6 +25,8 @@ class FakeClient:
         self.retried: list[str] = []
         self.accepted: list[str] = []
         self.declined: list[str] = []
+        self.typed: list[tuple[str, bool]] = []
+        self.shown: list[str] = []
         self.sent: list[Message] = []
         self.error: Exception | None = None  # raised by the next send
         self.other: FakeClient | None = None  # who gets what is sent, in the demo
@@ -90,6 +92,12 @@ class FakeClient:
         del self.rooms[conversation]
         self._news.put_nowait(Change("conversation"))
 
+    async def typing(self, conversation: str, on: bool = True) -> None:
+        self.typed.append((conversation, on))
+
+    async def presence(self, state: str) -> None:
+        self.shown.append(state)
+
     async def changes(self) -> AsyncIterator[Change]:
         while (change := await self._news.get()) is not None:
             yield change
@@ -144,6 +152,9 @@ class FakeClient:
     def light(self, me: str, **peers: tuple[str, int]) -> None:
         self.lights = msgspec.structs.replace(self.lights, me=me, peers=peers or self.lights.peers)
         self._news.put_nowait(Change("lights"))
+
+    def sign(self, sign: Typing | Presence) -> None:
+        self._news.put_nowait(Change("typing" if isinstance(sign, Typing) else "presence", sign=sign))
 
     def everything(self) -> None:
         self._news.put_nowait(Change("conversation", detail="everything"))

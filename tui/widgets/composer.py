@@ -23,6 +23,9 @@ class Composer(TextArea):
         text: str
         room: Room  # where it was written; the person may be elsewhere before this is handled
 
+    class Typed(Event):
+        """A key was pressed in it."""
+
     class SelectWanted(Event):
         """Up in an empty input: the person wants to act on a message."""
 
@@ -55,6 +58,7 @@ class Composer(TextArea):
             event.prevent_default()  # a key we have no action for must not type its letter
         else:
             await super()._on_key(event)
+            self.post_message(self.Typed())
 
     async def _on_paste(self, event: events.Paste) -> None:
         """Pasted text comes from outside too; its line ends are lines of this post and send nothing."""
