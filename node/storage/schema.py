@@ -42,7 +42,9 @@ NAMES: dict[type, str] = {
     rows.Heal: "heals",
     rows.Quarantine: "quarantine",
     rows.QuarantineSize: "quarantine_sizes",
+    rows.Aimed: "aimed",
 }
+THROUGH: dict[type, str] = {rows.Place: NAMES[rows.StoredEvent]}  # rows that are found in another row's table
 
 
 def _table(row: type) -> Table:
@@ -51,7 +53,7 @@ def _table(row: type) -> Table:
     columns: list[Column[Any]] = [
         Column(
             name,
-            SmallInteger if name == "late" else _TYPES[kind if isinstance(kind, str) else _spell(kind)],
+            SmallInteger if name in ("late", "deleted") else _TYPES[kind if isinstance(kind, str) else _spell(kind)],
             primary_key=name in key,
             autoincrement=False,
             nullable=(row, name) in NULLABLE,

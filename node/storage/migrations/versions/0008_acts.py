@@ -1,0 +1,24 @@
+"""Edits, deletions, reactions and pins, by the event that they are about."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "aimed",
+        sa.Column("target", sa.LargeBinary, primary_key=True, autoincrement=False, nullable=False),
+        sa.Column("conversation", sa.LargeBinary, primary_key=True, autoincrement=False, nullable=False),
+        sa.Column("node", sa.LargeBinary, primary_key=True, autoincrement=False, nullable=False),
+        sa.Column("local", sa.String, primary_key=True, autoincrement=False, nullable=False),
+        sa.Column("deleted", sa.SmallInteger, nullable=False),
+        sa.Column("acts", sa.LargeBinary, nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+def downgrade() -> None:
+    raise RuntimeError("a database is not downgraded: restore the backup that was taken before the upgrade")
