@@ -53,7 +53,7 @@ def _table(row: type) -> Table:
     columns: list[Column[Any]] = [
         Column(
             name,
-            SmallInteger if name in ("late", "deleted") else _TYPES[kind if isinstance(kind, str) else _spell(kind)],
+            SmallInteger if name == "late" else _TYPES[kind if isinstance(kind, str) else _spell(kind)],
             primary_key=name in key,
             autoincrement=False,
             nullable=(row, name) in NULLABLE,

@@ -14,7 +14,7 @@ def upgrade() -> None:
         sa.Column("conversation", sa.LargeBinary, primary_key=True, autoincrement=False, nullable=False),
         sa.Column("node", sa.LargeBinary, primary_key=True, autoincrement=False, nullable=False),
         sa.Column("local", sa.String, primary_key=True, autoincrement=False, nullable=False),
-        sa.Column("deleted", sa.SmallInteger, nullable=False),
+        sa.Column("deleted", sa.BigInteger, nullable=False),
         sa.Column("acts", sa.LargeBinary, nullable=False),
         sqlite_with_rowid=False,
     )
