@@ -8,7 +8,7 @@ from federation.event import Event, Header, Signed, body_hash, sign_event
 from federation.ids import User, direct_conversation, from_text
 from federation.wire import LogAck, Segment
 from node.api import ApiError
-from node.core import acts, rows
+from node.core import acts
 from node.core.receive import Receive
 from node.core.send import Send
 from node.storage import outgoing, reads
