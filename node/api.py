@@ -20,6 +20,7 @@ PAGE_MAX = 1000
 BODY_BYTES_MAX = 64 << 10
 CLIENT_FRAME_BYTES_MAX = 128 << 10  # none needs more: the longest has a body in base64
 PASSWORD_CHARS_MAX = 1024
+REACTION_BYTES_MAX = 32  # one emoji, however many joined marks it has
 
 # Every refusal has one of these codes; `retry` says whether repeating the same request can help.
 CODES: dict[str, tuple[bool, str]] = {
