@@ -23,6 +23,9 @@ class Composer(TextArea):
         text: str
         room: Room  # where it was written; the person may be elsewhere before this is handled
 
+    class Cancelled(Event):
+        """Escape: what was begun besides writing is not wanted."""
+
     class SelectWanted(Event):
         """Up in an empty input: the person wants to act on a message."""
 
@@ -43,6 +46,10 @@ class Composer(TextArea):
             if written := self.text.rstrip():
                 self.clear()  # here and not where it is sent: the next key may be waiting already
                 self.post_message(self.Sent(written, self.room))
+        elif event.key == "escape":
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Cancelled())
         elif event.key in NEWLINE_KEYS:
             event.stop()
             event.prevent_default()

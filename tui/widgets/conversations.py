@@ -47,7 +47,7 @@ class ConversationList(OptionList):
 
 def prompt(number: int, conversation: Conversation, current: bool) -> Content:
     """Two lines: number, name and badge; then the last text. Requests and unread say so in words and signs."""
-    badge = "request" if conversation.request else f"({conversation.unread})" if conversation.unread else ""
+    badge = model.badge(conversation)
     key = "▸" if current else str(number) if number < 10 else " "
     name = text.name(conversation.title)
     room = ROOM_CELLS - 2 - (cell_len(badge) + 1 if badge else 0)
