@@ -19,7 +19,7 @@ from tui.widgets.composer import Composer
 from tui.widgets.request import RequestBar
 from tui.widgets.timeline import Act, Timeline
 
-ABOUT = {"reply": "answering:", "edit": "editing:", "react": "an emoji on (Enter sends, the same again takes back):"}
+ABOUT = {"reply": "answering:", "edit": "editing:", "react": "emoji (again: take back) on:"}
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ async def test_reply_edit_react_pin_and_delete_act_on_the_selected_message() -> 
         assert "answering" not in screen(app)
         await pilot.press("up", "up", "e")
         await until(pilot, lambda: "editing: mine" in screen(app) and app.pane.talk.composer.text == "mine")
-        await pilot.press("!", "enter")
-        await until(pilot, lambda: ("edit", "mine", "mine!") in client.acts and "edited" in screen(app))
+        await pilot.press("backspace", "d", "!", "enter")
+        await until(pilot, lambda: ("edit", "mine", "mind!") in client.acts and "edited" in screen(app))
         await pilot.press("up", "up", "plus")
-        await until(pilot, lambda: "an emoji on" in screen(app))
+        await until(pilot, lambda: "emoji (again: take back) on: mine" in screen(app))
         await pilot.press("+", "1", "enter")
         await until(pilot, lambda: "+1 1*" in screen(app))
         await pilot.press("up", "up", "plus", "+", "1", "enter")
@@ -48,7 +48,7 @@ async def test_reply_edit_react_pin_and_delete_act_on_the_selected_message() -> 
         await until(pilot, lambda: "Delete this message for everybody?" in screen(app))
         assert "delete" not in [what for what, *_ in client.acts]
         await pilot.press("y")
-        await until(pilot, lambda: "(deleted)" in screen(app) and "mine!" not in screen(app))
+        await until(pilot, lambda: "(deleted)" in screen(app) and "mind!" not in screen(app))
 
 
 async def test_escape_leaves_what_was_begun_and_brings_the_draft_back() -> None:
