@@ -35,7 +35,7 @@ async def test_reply_edit_react_pin_and_delete_act_on_the_selected_message() -> 
         await pilot.press("backspace", "d", "!", "enter")
         await until(pilot, lambda: ("edit", "mine", "mind!") in client.acts and "edited" in screen(app))
         await pilot.press("up", "up", "plus")
-        await until(pilot, lambda: "emoji (again: take back) on: mine" in screen(app))
+        await until(pilot, lambda: "emoji (again: take back) on: mind!" in screen(app))
         await pilot.press("+", "1", "enter")
         await until(pilot, lambda: "+1 1*" in screen(app))
         await pilot.press("up", "up", "plus", "+", "1", "enter")
