@@ -99,7 +99,7 @@ def allowed(view: View, conversation: bytes, kind: str, actor: User, author: Use
 def is_full(view: View, conversation: bytes, kind: str, event: bytes, me: User) -> bool:
     """Whether one person did as much to a message as anybody may; a deletion always finds room."""
     row = view.get(rows.Aimed, event, conversation, *me)
-    return kind != DELETE and row is not None and len(row.acts) >= OF_ONE_MAX * rows.PLACE_BYTES
+    return kind != DELETE and row is not None and len(row.edits + row.marks) >= OF_ONE_MAX * rows.PLACE_BYTES
 
 
 def is_deleted(view: View, conversation: bytes, event: bytes, author: User) -> bool:
@@ -118,22 +118,26 @@ def settle(view: View, event: Event, ours: bool) -> bytes | None:
     found = target(view, header.conversation, header.target)
     author = found[1] if found is not None else me  # the deletion of what is not here counts only if it is theirs
     of = header.target, header.conversation
-    row = view.get(rows.Aimed, *of, *author) or rows.Aimed(*of, *author, 0, b"")
+    row = view.get(rows.Aimed, *of, *author) or rows.Aimed(*of, *author, 0, b"", b"")
     if header.kind == DELETE:
         if allowed(view, header.conversation, DELETE, me, author):
             view.put(row._replace(deleted=1))
             gone = [(found[0].log, found[0].seq)] if found is not None else []
-            for log, seq in [*gone, *places(row)]:  # the message, and what it was before and after edits
+            for log, seq in [*gone, *places(row.edits)]:  # the message, and what it was before and after edits
                 view.put(rows.Drop(log, seq))
         return body
-    mine = view.get(rows.Aimed, *of, *me) or rows.Aimed(*of, *me, 0, b"")
-    view.put(mine._replace(acts=mine.acts + header.log.key + header.seq.to_bytes(8, "big")))
+    mine = view.get(rows.Aimed, *of, *me) or rows.Aimed(*of, *me, 0, b"", b"")
+    place = header.log.key + header.seq.to_bytes(8, "big")
+    if header.kind != EDIT:
+        view.put(mine._replace(marks=mine.marks + place))
+        return body
+    view.put(mine._replace(edits=mine.edits + place))
     return None if row.deleted or mine.deleted else body
 
 
-def places(row: rows.Aimed) -> list[tuple[bytes, int]]:
-    """Where the acts of a row stand."""
+def places(raw: bytes) -> list[tuple[bytes, int]]:
+    """Where acts stand that a row lists."""
     return [
-        (row.acts[i : i + LOG_BYTES], int.from_bytes(row.acts[i + LOG_BYTES : i + rows.PLACE_BYTES], "big"))
-        for i in range(0, len(row.acts), rows.PLACE_BYTES)
+        (raw[i : i + LOG_BYTES], int.from_bytes(raw[i + LOG_BYTES : i + rows.PLACE_BYTES], "big"))
+        for i in range(0, len(raw), rows.PLACE_BYTES)
     ]

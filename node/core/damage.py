@@ -75,6 +75,10 @@ def _missing(value: Any) -> bool:
     return type(value) is bytes and len(value) % 8 == 0
 
 
+def _places(value: Any) -> bool:
+    return type(value) is bytes and len(value) % rows.PLACE_BYTES == 0
+
+
 def _flag(value: Any) -> bool:
     return type(value) is int and value in (0, 1)
 
@@ -106,7 +110,8 @@ _EXACT: dict[tuple[type, str], Check] = {
     (rows.Heal, "restored"): is_stamp,
     (rows.StoredEvent, "late"): _flag,
     (rows.Aimed, "deleted"): _flag,
-    (rows.Aimed, "acts"): lambda value: type(value) is bytes and len(value) % rows.PLACE_BYTES == 0,
+    (rows.Aimed, "edits"): _places,
+    (rows.Aimed, "marks"): _places,
     (rows.Receipt, "missing"): _missing,
 }
 _DEFAULTS: dict[tuple[type, str], Any] = {
@@ -154,7 +159,8 @@ _DEFAULTS: dict[tuple[type, str], Any] = {
     (rows.Failed, "at_ms"): 0,
     (rows.Evidence, "at_ms"): 0,
     (rows.Aimed, "deleted"): 1,  # what may be deleted is not kept
-    (rows.Aimed, "acts"): b"",
+    (rows.Aimed, "edits"): b"",
+    (rows.Aimed, "marks"): b"",
 }
 
 

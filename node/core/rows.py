@@ -144,7 +144,8 @@ class Aimed(NamedTuple):
     node: bytes
     local: str
     deleted: int  # 1: by them, or of theirs by somebody who may
-    acts: bytes  # places of the others: log and number of each, PLACE_BYTES
+    edits: bytes  # their places: log and number of each, PLACE_BYTES
+    marks: bytes  # the same of reactions and pins
 
 
 class SentKey(NamedTuple):

@@ -223,7 +223,7 @@ def _about(connection: Connection, page: list[Placed | Broken], bytes_max: int) 
     query = select(aimed).where(c.target.in_([m.event for m in messages]), c.conversation == messages[0].conversation)
     acts: dict[bytes, list[tuple[bytes, int]]] = {}
     for row in each(rows.Aimed, connection.execute(query)):
-        acts.setdefault(row.target, []).extend(reversed(places(row)))
+        acts.setdefault(row.target, []).extend(reversed(places(row.edits + row.marks)))
     found: list[Placed] = []
     size = 0
     for place in (place for m in messages for place in acts.get(m.event, ()) if place not in known):

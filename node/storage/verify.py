@@ -328,7 +328,7 @@ class _Look:
         yield from self._lead(whole, rows.LogHead, lambda r: (r.log,), "orphan")
 
     def _aimed(self, whole: list[rows.Aimed]) -> Iterator[Finding]:
-        leads = {r: acts.places(r) for r in whole}
+        leads = {r: acts.places(r.edits + r.marks) for r in whole}
         there = self._exist(rows.StoredEvent, [place for of in leads.values() for place in of])
         for r, of in leads.items():
             if not there.issuperset(of):

@@ -79,12 +79,19 @@ async def test_a_deletion_drops_the_message_and_all_that_it_said_before(bench: B
     await bench.people("alice", "ann")
     said = await bench.do(bench.send("1", bench.user("ann"), b"secret"))
     edit = await send(bench, "edit", said.event, b"another secret")
+    own = await send(bench, "reaction", said.event, b"<3")  # is not what was said
     like = await send(bench, "reaction", said.event, b"+1", sender="ann", to="alice")
     gone = await send(bench, "delete", said.event)
-    ids = [from_text(x.event, 32) for x in (said, edit, like, gone)]
-    assert [await body_of(bench, event) for event in ids] == [None, None, b"+1", b""]
+    ids = [from_text(x.event, 32) for x in (said, edit, own, like, gone)]
+    assert [await body_of(bench, event) for event in ids] == [None, None, b"<3", b"+1", b""]
     page = await bench.store.read(reads.history, bench.context.node, from_text(said.conversation, 32), None, 9, 9999)
-    assert [p.event.kind for p in page.page] == ["message", "edit", "reaction", "delete"]  # headers stay and verify
+    assert [p.event.kind for p in page.page] == [
+        "message",
+        "edit",
+        "reaction",
+        "reaction",
+        "delete",
+    ]  # headers stay and verify
 
 
 async def test_a_deletion_that_came_first_drops_what_comes(bench: Bench) -> None:

@@ -15,7 +15,8 @@ def upgrade() -> None:
         sa.Column("node", sa.LargeBinary, primary_key=True, autoincrement=False, nullable=False),
         sa.Column("local", sa.String, primary_key=True, autoincrement=False, nullable=False),
         sa.Column("deleted", sa.BigInteger, nullable=False),
-        sa.Column("acts", sa.LargeBinary, nullable=False),
+        sa.Column("edits", sa.LargeBinary, nullable=False),
+        sa.Column("marks", sa.LargeBinary, nullable=False),
         sqlite_with_rowid=False,
     )
 
