@@ -104,7 +104,7 @@ class Events(Frame, tag="events", frozen=True):
 # What `refused` may say why (PROTOCOL.md 5.4). Any other code means the verdict alone.
 REFUSALS = frozenset(
     {"unknown_user", "declined", "unknown_kind", "bad_event", "bad_body", "bad_notices", "bad_signature", "clock"}
-    | {"not_member", "equivocation"}
+    | {"not_member", "equivocation", "not_yours", "too_many"}
 )
 
 

@@ -20,6 +20,7 @@ PAGE_MAX = 1000
 BODY_BYTES_MAX = 64 << 10
 CLIENT_FRAME_BYTES_MAX = 128 << 10  # none needs more: the longest has a body in base64
 PASSWORD_CHARS_MAX = 1024
+REACTION_BYTES_MAX = 32  # one emoji, however many joined marks it has
 
 # Every refusal has one of these codes; `retry` says whether repeating the same request can help.
 CODES: dict[str, tuple[bool, str]] = {
@@ -32,6 +33,7 @@ CODES: dict[str, tuple[bool, str]] = {
     "name_taken": (False, "the name is taken or reserved"),
     "disabled": (False, "the account is disabled"),
     "forbidden": (False, "not allowed for this account"),
+    "not_yours": (False, "only who wrote a message may do that with it"),
     "not_found": (False, "no such thing here, or not for you"),
     "unknown_node": (False, "no node of that name is known here"),
     "unknown_user": (False, "that node has no such user"),
@@ -126,8 +128,10 @@ class Send(Request, tag="send", frozen=True):
     body: Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
     format: Annotated[str, msgspec.Meta(max_length=32)] = "text"
     kind: Annotated[str, msgspec.Meta(max_length=32)] = "message"
-    target: Id | None = None  # the event this answers
+    target: Id | None = None  # the message that this answers, or that an edit, deletion, reaction or pin is about
     expires_ms: Count | None = None
+    thread: Id | None = None  # the first message of the thread that a message belongs to
+    undo: bool = False  # of a reaction: it is taken back
 
 
 class Ack(Frame, tag="ack", frozen=True):
@@ -308,6 +312,8 @@ class Message(msgspec.Struct, frozen=True, tag="message", tag_field="t", omit_de
     format: str
     body: bytes | None  # none: deleted
     target: Id | None = None
+    thread: Id | None = None
+    undo: bool = False
     late: bool = False  # arrived after newer ones were already here
     position: Count = 0  # in the feed; 0 in history pages
     state: str = ""  # of one's own messages in history pages
@@ -381,6 +387,7 @@ Item = Message | Watermark | Failure | ConversationState | DeviceState | Damaged
 class History(Result, tag="history", frozen=True):
     messages: tuple[Message | Damaged, ...]
     more: bool = False
+    about: tuple[Message, ...] = ()  # edits and the like of these messages that are not among them, in order
 
 
 class Conversations(Result, tag="conversations", frozen=True):
@@ -398,6 +405,7 @@ class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
 class States(Result, tag="states", frozen=True):
     event: Id
     to: tuple[Recipient, ...]
+    conversation: Id = ""
 
 
 class Hop(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -99,20 +99,21 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
         return api.History(())  # with that person nothing was said yet
     before = event_id(frame.before) if frame.before else None
     bounds = (frame.limit, HISTORY_BYTES_MAX)
-    page, more, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, *bounds)
-    messages: list[api.Message | api.Damaged] = []
-    for p in page:
+    read = await node.store.read(reads.history, node.us.node, conversation, before, *bounds)
+
+    def shown(p: reads.Placed | reads.Broken) -> api.Message | api.Damaged:
         if isinstance(p, reads.Broken):
-            messages.append(render.damaged(p.why, *p[2:]))
-            continue
-        mine = p.origin == node.us.node and p.event.sender == device.local
+            return render.damaged(p.why, *p[2:])
         state = reason = ""
-        if mine:
-            to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
-            state, reason = (to[0].state, to[0].reason) if to else ("accepted", "")
         address = node.directory.address
-        messages.append(render.message(p.origin, p.incarnation, p.event, p.header, address, 0, state, reason))
-    return api.History(tuple(messages), more)
+        if p.origin == node.us.node and p.event.sender == device.local:
+            me = User(p.origin, device.local)
+            to = render.recipients(row, me, p.event, read.receipts, read.failed, address)
+            state, reason = (to[0].state, to[0].reason) if to else ("accepted", "")
+        return render.message(p.origin, p.incarnation, p.event, p.header, address, 0, state, reason)
+
+    about = tuple(item for item in map(shown, read.about) if isinstance(item, api.Message))
+    return api.History(tuple(map(shown, read.page)), read.more, about)
 
 
 async def conversations(session: "Session", frame: api.GetConversations) -> api.Conversations:
@@ -164,7 +165,7 @@ async def state(session: "Session", frame: api.GetState) -> api.States:
     receipts, failed, _, _ = await session.node.store.read(reads.progress, us, placed.event.log)
     sender = User(placed.origin, placed.event.sender)
     to = render.recipients(row, sender, placed.event, receipts, failed, session.node.directory.address)
-    return api.States(frame.event, to)
+    return api.States(frame.event, to, to_text(row.conversation))
 
 
 async def why(session: "Session", frame: api.GetWhy) -> api.Why:

@@ -259,7 +259,7 @@ class Session:
             target = event_id(frame.target) if frame.target else None
             command = Send(
                 device.local, device.device, frame.key, to, frame.kind, frame.format, frame.body, target,
-                frame.expires_ms,
+                frame.expires_ms, event_id(frame.thread) if frame.thread else None, frame.undo,
             )  # fmt: skip
         except ApiError as error:
             self._answer(frame.id, size, error)

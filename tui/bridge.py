@@ -20,6 +20,7 @@ _NEXT_STEPS = {
     "unknown_node": "check the part after @, or ask an administrator to add that node",
     "unknown_user": "check the part before @",
     "too_large": "send it in parts",
+    "not_yours": "answer it instead",
     "declined": "reach the person another way",
     "mailbox_full": "it can be retried later",
     "bad_token": "log in again: roost login",
@@ -43,6 +44,20 @@ class ChatClient(Protocol):
     ) -> list[Message]: ...
 
     async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message: ...
+
+    async def reply(self, to: Message, text: str) -> Message: ...
+
+    async def edit(self, message: Message, text: str) -> Message: ...
+
+    async def delete(self, message: Message) -> Message: ...
+
+    async def react(self, message: Message, emoji: str) -> Message: ...
+
+    async def unreact(self, message: Message, emoji: str) -> Message: ...
+
+    async def pin(self, message: Message) -> Message: ...
+
+    async def unpin(self, message: Message) -> Message: ...
 
     async def retry(self, key: str) -> object: ...
 
@@ -113,6 +128,27 @@ class Bridge:
     async def send(self, to: str, body: str) -> Message | None:
         async with self._sending:
             return await self._try("not sent", self._client.send(to, body))
+
+    async def reply(self, to: Message, body: str) -> Message | None:
+        async with self._sending:
+            return await self._try("not sent", self._client.reply(to, body))
+
+    async def edit(self, message: Message, body: str) -> bool:
+        return await self._done("not edited", self._client.edit(message, body))
+
+    async def delete(self, message: Message) -> None:
+        await self._try("not deleted", self._client.delete(message))
+
+    async def react(self, message: Message, emoji: str) -> bool:
+        """The same one again takes it back."""
+        undo = model.is_reacted(message, emoji)
+        asked = self._client.unreact(message, emoji) if undo else self._client.react(message, emoji)
+        return await self._done("not reacted", asked)
+
+    async def pin(self, message: Message) -> None:
+        """Or unpin what is pinned."""
+        asked = self._client.unpin(message) if message.pinned else self._client.pin(message)
+        await self._try("not unpinned" if message.pinned else "not pinned", asked)
 
     async def retry(self, key: str) -> None:
         await self._try("not retried", self._client.retry(key))

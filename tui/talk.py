@@ -1,6 +1,8 @@
 """The open conversation: what is said in it, and what the person does there."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -9,13 +11,26 @@ from textual.reactive import reactive
 from textual.timer import Timer
 from textual.widgets import Static
 
-from node.client.model import Change, Conversation, Message
+from node.client.model import ACTS, Change, Conversation, Message
 from tui import model, text
 from tui.bridge import PAGE_MESSAGES, Bridge
 from tui.room import Room
+from tui.screens.confirm import Confirm
 from tui.widgets.composer import Composer
 from tui.widgets.request import RequestBar
-from tui.widgets.timeline import Timeline
+from tui.widgets.timeline import Act, Timeline
+
+ABOUT = {"reply": "answering:", "edit": "editing:", "react": "emoji (again: take back) on:"}
+
+
+@dataclass(frozen=True)
+class About:
+    """What is written next is an answer to a message, its new text, or an emoji on it."""
+
+    what: Act
+    message: Message
+    draft: str | None = None  # what was in the input before
+
 
 TYPING_RESTS_S = 5.0  # after the last key
 
@@ -44,11 +59,14 @@ class Talk(Vertical):
         self._title = Static("", markup=False, classes="room")
         self._status = Static("", markup=False, classes="status")
         self._typing = Static("", markup=False, classes="typing")
+        self._begun = Static("", markup=False, classes="about")
+        self._about: About | None = None
         self._drafts: dict[str, str] = {}
         self._types: Timer | None = None  # the person wrote just now, and the others were told; ends a while after
 
     def compose(self) -> ComposeResult:
-        yield from (self._title, self.timeline, self._typing, self._status, self.request_bar, self.composer)
+        yield from (self._title, self.timeline, self._typing, self._status, self._begun)
+        yield from (self.request_bar, self.composer)
 
     def on_mount(self) -> None:
         self.watch(self.app, "app_focus", self.attention_changed, init=False)
@@ -58,6 +76,7 @@ class Talk(Vertical):
     def enter(self, room: Room) -> None:
         """What was being written stays with its room."""
         self._stop_typing()
+        self._end_about()
         self._drafts[self.room.title] = self.composer.text  # by title: the id may change while it waits
         self.room = room
         self.timeline.show([], None)
@@ -117,6 +136,12 @@ class Talk(Vertical):
 
     def take(self, change: Change) -> None:
         message = change.message
+        if message is not None and message.kind in ACTS:
+            if message.state == "failed":
+                self.app.notify(f"the {message.kind} was refused: {text.line(message.reason, 200)}", markup=False)
+            return
+        if change.kind == "update" and message is not None and self.timeline.message_at(message.key) is None:
+            return  # it is above what was loaded, and comes as it is then
         if message is not None and self._is_here(message):
             if self.room.is_loading:
                 self.room.waiting.append(message)
@@ -233,7 +258,15 @@ class Talk(Vertical):
 
     async def _send(self, room: Room, body: str) -> None:
         assert room.id is not None
-        sent = await self.bridge.send(room.id, body)
+        about = self._about if room is self.room else None
+        if about is not None:
+            self._end_about()
+        if about is not None and about.what in ("edit", "react"):
+            done = self.bridge.edit if about.what == "edit" else self.bridge.react
+            if not await done(about.message, body):
+                self._put_back(room, body)
+            return
+        sent = await (self.bridge.reply(about.message, body) if about else self.bridge.send(room.id, body))
         if sent is None:  # nothing is lost
             self._put_back(room, body)
             return
@@ -272,8 +305,44 @@ class Talk(Vertical):
         else:
             self.app.notify("Only a message that failed can be retried.", markup=False)
 
-    def on_timeline_take_back_wanted(self, event: Timeline.TakeBackWanted) -> None:
-        self.run_worker(self._take_back(self.room, event.message), group="send")
+    def on_timeline_act_wanted(self, event: Timeline.ActWanted) -> None:
+        what, message = event.what, event.message
+        if what == "edit" and message.mine and message.state in ("queued", "failed"):
+            self.run_worker(self._take_back(self.room, message), group="send")
+        elif message.deleted or message.id is None:
+            self.app.notify("There is nothing to be done to it.", markup=False)
+        elif what in ("edit", "delete") and not message.mine:
+            self.app.notify("Only who wrote a message may do that.", markup=False)
+        elif what == "pin":
+            self.run_worker(self.bridge.pin(message), group="send")
+        elif what == "delete":
+            self.app.push_screen(Confirm("Delete this message for everybody?"), partial(self._delete, message))
+        else:
+            self._begin(About(what, message))
+
+    def _delete(self, message: Message, is_sure: bool | None) -> None:
+        if is_sure:
+            self.run_worker(self.bridge.delete(message), group="send")
+
+    def _begin(self, about: About) -> None:
+        """What is written next is about a message; what was being written waits."""
+        self._end_about()
+        self._about = replace(about, draft=self.composer.text if about.what != "reply" else None)
+        self._begun.update(f"{ABOUT[about.what]} {text.line(about.message.text, 60)} (Esc: leave)")
+        self._begun.display = True
+        if about.what != "reply":
+            self.composer.write_in(self.room, text.body(about.message.text) if about.what == "edit" else "")
+        self.timeline.selected = None
+        self.focus_input()
+
+    def _end_about(self) -> None:
+        about, self._about = self._about, None
+        self._begun.display = False
+        if about is not None and about.draft is not None:
+            self.composer.write_in(self.composer.room, about.draft)
+
+    def on_composer_cancelled(self) -> None:
+        self._end_about()
 
     async def _take_back(self, room: Room, message: Message) -> None:
         if not (message.mine and await self.bridge.withdraw(message.key)):

@@ -99,6 +99,7 @@ _NEXT = {
     "name_taken": "choose another name",
     "unknown_node": "check the spelling; else ask the administrator of your node to add it",
     "unknown_user": "check the spelling of the address",
+    "not_yours": "only its sender can",
     "not_found": "check the name or id, and that you may see it",
     "blocked": "`roost blocks` shows whom you blocked; else ask the administrator of your node why",
     "declined": "they have to accept you first",

@@ -13,13 +13,14 @@ from federation.ids import Address
 from node import api
 from node.client import marks, outbox, rows
 from node.client import profile as profiles
+from node.client.acting import Acts, encoded
 from node.client.asks import Asks
 from node.client.errors import Lost, NodeKeyError, Unreachable
 from node.client.events import Events
 from node.client.feed import Me
 from node.client.hub import Hub, Screen, is_reached
-from node.client.model import Change, Conversation, Lights, Message, State
-from node.client.outbox import Draft, Row
+from node.client.model import ACTS, Change, Conversation, Lights, Message, State
+from node.client.outbox import Draft
 from node.client.profile import Device, Profile
 from node.client.store import Store
 from node.client.sync import Sync, full_jitter
@@ -28,7 +29,7 @@ from node.client.wire import Connect, Wire, checked
 KEY_BYTES = 16
 
 
-class Client(Asks):
+class Client(Asks, Acts):
     """One device of a user. Works offline: sends wait in the outbox, reads come from the local store."""
 
     def __init__(self, who: Profile | Device, store: Store, hub: Hub, sync: Sync) -> None:
@@ -192,45 +193,54 @@ class Client(Asks):
         return self._sync.signs.presences
 
     # --- sending ------------------------------------------------------------------------------------------
-    async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message:
-        """Queue a message for an address or a conversation id; it is on disk when this returns."""
-        try:
-            body = text.encode()
-        except UnicodeEncodeError:
-            raise api.ApiError("bad_request", "the text has characters that are not Unicode") from None
-        return await self._queue(to, body, "text", key, reply_to)
+    async def send(
+        self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None, thread: str | None = None
+    ) -> Message:
+        """Queue a message for an address or a conversation id; it is on disk when this returns.
+
+        `reply_to` is the id of the message that it answers, `thread` that of the first one of its thread.
+        """
+        return await self._queue(to, encoded(text), "text", key, reply_to, thread=thread)
 
     async def send_body(self, to: str, body: bytes, format: str = "text", key: str | None = None) -> Message:
         """Queue any bytes."""
         return await self._queue(to, body, format, key, None)
 
-    async def _queue(self, to: str, body: bytes, format: str, key: str | None, reply_to: str | None) -> Message:
+    async def _queue(
+        self, to: str, body: bytes, format: str, key: str | None, reply_to: str | None, kind: str = "message",
+        thread: str | None = None, undo: bool = False,
+    ) -> Message:  # fmt: skip
         if self._hub.error is not None:
             raise self._hub.error
         if len(body) > api.BODY_BYTES_MAX:
             raise api.ApiError("too_large", f"a message has at most {api.BODY_BYTES_MAX} bytes, this has {len(body)}")
         if key is not None and not 1 <= len(key) <= 64:
             raise api.ApiError("bad_request", "a key has 1 to 64 characters")
-        checked(api.Send(id=1, key=key or "new", to=to, body=body, format=format, target=reply_to))
+        about = api.Send(
+            id=1, key=key or "new", to=to, body=body, format=format, target=reply_to, kind=kind, thread=thread
+        )
+        checked(about)
         draft = Draft(
             key or secrets.token_hex(KEY_BYTES), str(Address.parse(to)) if "@" in to else to, body, format, reply_to,
-            self.address, self.device, time.time_ns() // 1_000_000,
+            self.address, self.device, time.time_ns() // 1_000_000, kind, thread, undo,
         )  # fmt: skip
         connected = self._sync.is_up
         self._sync.signs.sent(to)
         future = self._store.submit(lambda db: outbox.put(db, draft, connected))
         # A callback and not the lines after `await`: a caller that is cancelled now has queued it all the same.
         future.add_done_callback(self._queued)
-        message, _ = await asyncio.shield(future)
-        return message
+        return (await asyncio.shield(future)).message
 
-    def _queued(self, future: "asyncio.Future[tuple[Message, Row | None]]") -> None:
+    def _queued(self, future: "asyncio.Future[outbox.Queued]") -> None:
         if future.cancelled() or future.exception() is not None:
             return
-        message, row = future.result()
-        if row is not None:
-            self._hub.publish([Change("message", message)])
-            self._sync.queued(row)
+        queued = future.result()
+        if queued.row is not None:
+            is_act = queued.message.kind in ACTS
+            self._hub.publish([Change("state" if is_act else "message", queued.message)])
+            act = queued.message if is_act else None
+            self._hub.publish([Change("update", m, act=act) for m in queued.changed])
+            self._sync.queued(queued.row)
 
     async def wait(self, key: str, state: State, timeout: float) -> Message:
         """The message once it got so far, or failed or is void; `TimeoutError` when that takes too long.
@@ -271,14 +281,16 @@ class Client(Asks):
             raise api.ApiError("not_found", f"there is no failed message with key {key!r} in this profile")
         target, body, format = await self._store.run(lambda db: outbox.content(db, key))
         fresh = None if message.id is not None else key
-        return await self._queue(target, body, format, fresh, message.reply_to)
+        about = message.kind, message.thread, message.undo
+        return await self._queue(target, body, format, fresh, message.reply_to, *about)
 
     async def withdraw(self, key: str) -> bool:
         """Take back a message that is queued or was refused; whether it was only here, and is gone now."""
-        message = await self._store.run(lambda db: outbox.withdraw(db, key))
-        if message is None:
+        gone = await self._store.run(lambda db: outbox.withdraw(db, key))
+        if gone is None:
             return False
         self._hub.forget(key)
+        self._hub.publish([Change("update", m) for m in gone[1]])
         self._hub.publish([Change("conversation", detail="everything")])
         return True
 

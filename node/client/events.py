@@ -74,7 +74,7 @@ class Events:
         self._hub.readers.discard(self)
 
     def _wanted(self, change: Change) -> bool:
-        if change.kind in ("message", "state") and change.message is None:
+        if change.kind in ("message", "state", "update") and change.message is None:
             return False  # withdrawn since it was noted
         return self._kinds is None or change.kind in self._kinds
 

@@ -142,14 +142,14 @@ class Screen:
         if len(self._pending) >= PENDING_CHANGES_MAX:
             self._pending.clear()
             change = Change("conversation", detail="everything")
-        # A state is drawn on the message: the newest of both holds all there is to know.
-        kind = "message" if change.kind == "state" else change.kind
+        # A state and what was done to it are drawn on the message: the newest of all holds all there is to know.
+        kind = "message" if change.kind in ("state", "update") else change.kind
         conversation = change.conversation.id if change.conversation else ""
         key = change.message.key if change.message else conversation or change.device
         if change.sign is not None:
             key = f"{change.sign.conversation} {change.sign.who}"
         old = self._pending.get((kind, key))
-        if old is not None and old.kind == "message" and change.kind == "state":
+        if old is not None and old.kind == "message" and change.kind in ("state", "update"):
             change = Change("message", change.message)
         self._pending[kind, key] = change
         self._news.set()

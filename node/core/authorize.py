@@ -1,11 +1,15 @@
 """The one place that says who may do what. Default deny: an operation that is not named here is refused."""
 
+from typing import NamedTuple
+
 from federation.ids import User, direct_conversation
 from node.api import ApiError
 from node.core import log, rows
+from node.core.acts import may_delete, may_edit
 from node.core.context import Context
 from node.core.view import Key, View
 
+ACTS = frozenset({"edit", "delete", "reaction", "pin", "unpin"})
 SELF = frozenset({"feed", "history", "state", "devices", "profile", "receipts", "requests", "blocks", "ephemerals"})
 
 
@@ -20,6 +24,8 @@ def authorize(view: View, context: Context, actor: str, operation: str, object_:
         return
     if operation == "send" and isinstance(object_, User):
         return _send(view, context, actor, object_)
+    if operation in ACTS and isinstance(object_, Authored):
+        return _act(view, User(context.node, actor), operation, object_)
     raise ApiError("forbidden", f"{operation} is not allowed")
 
 
@@ -41,6 +47,20 @@ def is_blocked(view: View, context: Context, account: rows.Account, other: User)
     keys = block_keys(context, account, other)
     view.want(*keys)
     return any(view.get(row, *key) is not None for row, key in keys)
+
+
+class Authored(NamedTuple):
+    """What an act is about: a message of a conversation in which the actor may send, and who wrote it."""
+
+    conversation: bytes
+    author: User
+
+
+def _act(view: View, actor: User, operation: str, of: Authored) -> None:
+    if operation == "edit" and not may_edit(actor, of.author):
+        raise ApiError("not_yours", "only who wrote a message may edit it")
+    if operation == "delete" and not may_delete(view, of.conversation, actor, of.author):
+        raise ApiError("not_yours", "only who wrote a message may delete it")
 
 
 def _send(view: View, context: Context, actor: str, other: User) -> None:

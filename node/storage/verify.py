@@ -14,7 +14,7 @@ from federation.event import Event, Signed, event_id, is_lost, signature_holds
 from federation.identity import check_chain, decode_chain, event_keys
 from federation.ids import Log
 from node import coding
-from node.core import damage, rows
+from node.core import acts, damage, rows
 from node.storage.schema import NAMES, TABLES
 
 PAGE = 200  # rows; of events each costs a signature
@@ -337,6 +337,13 @@ class _Look:
 
     def _failures(self, whole: list[rows.Failed]) -> Iterator[Finding]:
         yield from self._lead(whole, rows.LogHead, lambda r: (r.log,), "orphan")
+
+    def _aimed(self, whole: list[rows.Aimed]) -> Iterator[Finding]:
+        leads = {r: acts.places(r.edits + r.marks) for r in whole}
+        there = self._exist(rows.StoredEvent, [place for of in leads.values() for place in of])
+        for r, of in leads.items():
+            if not there.issuperset(of):
+                yield self._found("orphan", _name(r[:4]))
 
     def _quarantine(self, whole: list[rows.Quarantine]) -> Iterator[Finding]:
         for r in whole:

@@ -48,6 +48,32 @@ class FakeClient:
         self.sent[key] = Message(None, key, "conv", self.address, self.device, text, 0, True, "queued")
         return self.sent[key]
 
+    async def _act(self, key: str | None, *call: str) -> Message:
+        if self.refuses:
+            raise self.refuses
+        key = key or f"auto-{len(self.sent)}"
+        self.calls.append(call)
+        self.sent[key] = Message(None, key, "conv", self.address, self.device, "", 0, True, "queued", kind=call[0])
+        return self.sent[key]
+
+    async def edit(self, id: str, text: str, key: str | None = None) -> Message:
+        return await self._act(key, "edit", id, text)
+
+    async def delete(self, id: str, key: str | None = None) -> Message:
+        return await self._act(key, "delete", id)
+
+    async def react(self, id: str, emoji: str, key: str | None = None) -> Message:
+        return await self._act(key, "react", id, emoji)
+
+    async def unreact(self, id: str, emoji: str, key: str | None = None) -> Message:
+        return await self._act(key, "unreact", id, emoji)
+
+    async def pin(self, id: str, key: str | None = None) -> Message:
+        return await self._act(key, "pin", id)
+
+    async def unpin(self, id: str, key: str | None = None) -> Message:
+        return await self._act(key, "unpin", id)
+
     async def wait(self, key: str, state: str, timeout: float) -> Message:
         message = self.sent[key]
         if state == "queued":

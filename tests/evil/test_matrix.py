@@ -95,6 +95,11 @@ class World:
         name = f"new{self.invite}"
         return api.Register(9, invite, name, "pw", "d", kit.DEVICE_KEY.public, self.proof(client, name))
 
+    def act(self, about: Any, kind: str, body: bytes = b"", to: str = "") -> api.Send:
+        return api.Send(
+            9, "key", to or self.sent.conversation, body, "text", kind, (about and about.event) or to_text(bytes(32))
+        )
+
     def device(self, name: str) -> str:
         return to_text(self.devices[name][0])
 
@@ -119,6 +124,15 @@ CLIENT: dict[type, dict[str, Make]] = {
         "to member": lambda w, c: api.Send(9, "key", w.address("member"), b"x"),
         "to conversation": lambda w, c: api.Send(9, "key", w.sent.conversation, b"x"),
         "to deleted": lambda w, c: api.Send(9, "key", w.address("deleted"), b"x"),
+        "edit of user": lambda w, c: w.act(w.sent, "edit", b"x"),
+        "edit unknown": lambda w, c: w.act(None, "edit", b"x"),
+        "delete of user": lambda w, c: w.act(w.sent, "delete"),
+        "reaction": lambda w, c: w.act(w.sent, "reaction", b"+1"),
+        "reaction elsewhere": lambda w, c: w.act(w.sent, "reaction", b"+1", w.address("user")),
+        "pin": lambda w, c: w.act(w.sent, "pin"),
+        "unpin": lambda w, c: w.act(w.sent, "unpin"),
+        "reply": lambda w, c: w.act(w.sent, "message", b"x"),
+        "reply elsewhere": lambda w, c: w.act(w.sent, "message", b"x", w.address("member")),
         "as a node": lambda w, c: api.Send(9, "key", w.address("member"), b"x", "notices", "notices"),
     },
     api.Read: {"": lambda w, c: api.Read(9, w.sent.conversation, (w.mark,))},

@@ -62,6 +62,11 @@ def full_header() -> Header:
 
 EVENT: Event = sign_event(header(), BODY, FIRST)
 FULL: Event = sign_event(full_header(), BODY, FIRST)
+UNDONE: Event = sign_event(
+    msgspec.structs.replace(header(b"+1"), kind="reaction", target=EVENT.id, ext={"undo": b""}),
+    b"+1",
+    FIRST,
+)
 BINDINGS = {
     "quic": Binding("quic", b(13), b(14)),
     "tcp": Binding("tcp", b(13), b""),
@@ -93,6 +98,7 @@ CLIENT_FRAMES: dict[str, api.FromClient] = {
     "login": api.Login(1, "alice", "secret", "laptop", FIRST.public, b(17, 64)),
     "auth": api.Auth(2, "token", api.Cursor("store", 4), False),
     "send": api.Send(3, "key-1", "bob@other.example", BODY),
+    "send.act": api.Send(3, "key-2", "bob@other.example", b"+1", "text", "reaction", _ids[0], undo=True),
     "ack": api.Ack(7, (2, 5)),
     "read": api.Read(4, _ids[1], (api.Mark(_ids[2], _ids[3], 3), api.Mark(_ids[2], "b", 1))),
     "typing": api.Typing(6, _ids[1], False),
@@ -130,7 +136,7 @@ def make() -> dict[str, str]:
         "notices": wire.encode(NOTICES).hex(),
         "login": FIRST.sign("device-login", api.login_bytes(NODE, b(15), "alice")).hex(),
     }
-    for name, event in (("event", EVENT), ("event.full", FULL)):
+    for name, event in (("event", EVENT), ("event.full", FULL), ("event.act", UNDONE)):
         found[f"{name}.header"] = event.signed.header.hex()
         found[f"{name}.id"] = event.id.hex()
         found[f"{name}.signature"] = event.signed.signature.hex()

@@ -26,7 +26,9 @@ ROOT = Path(__file__).parents[2]
 FORMS = {
     "federation.link.SEGMENT_BYTES", "federation.ids.LOCAL_NAME_CHARS_MAX", "federation.ids.DOMAIN_CHARS_MAX",
     "federation.event.BODY_BYTES_MAX", "federation.event.HEADER_BYTES_MAX", "federation.event.MEDIA_MAX",
-    "federation.event.EXT_KEYS_MAX", "federation.event.SEQ_MAX", "federation.peers.EXPONENT_MAX",
+    "federation.event.EXT_KEYS_MAX", "federation.event.REACTION_BYTES_MAX", "node.core.acts.OF_ONE_MAX",
+    "node.api.REACTION_BYTES_MAX",
+    "federation.event.SEQ_MAX", "federation.peers.EXPONENT_MAX",
     "federation.ports.FRAME_BYTES_MAX", "federation.ports.HELLO_BYTES_MAX", "federation.websocket.MESSAGE_BYTES_MAX",
     "federation.identity.ROTATIONS_MAX", "federation.identity.EVENT_KEYS_MAX", "federation.identity.ADDRESSES_MAX",
     "federation.wire.SEGMENTS_MAX", "federation.wire.EVENTS_MAX", "federation.wire.RECEIPTS_MAX",

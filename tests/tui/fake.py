@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from node.client.model import Change, Conversation, Lights, Message, Presence, State, Typing
+from node.client.model import Change, Conversation, Lights, Message, Presence, Reaction, State, Typing
 
 STEPS: tuple[State, ...] = ("accepted", "sent", "delivered", "read")
 
@@ -30,6 +30,7 @@ class FakeClient:
         self.sent: list[Message] = []
         self.error: Exception | None = None  # raised by the next send
         self.other: FakeClient | None = None  # who gets what is sent, in the demo
+        self.acts: list[tuple[str, str, str]] = []  # what was done, to which text, and what was said
         self.now_ms = start_ms
         self.is_closed = False
         self._numbers = itertools.count(1)
@@ -60,6 +61,45 @@ class FakeClient:
         if self.other is not None:
             asyncio.get_running_loop().call_later(0.4, self._carry, message)
         return message
+
+    async def reply(self, to: Message, text: str) -> Message:
+        self.acts.append(("reply", to.text, text))
+        return await self.send(to.conversation, text, reply_to=to.id)
+
+    async def edit(self, message: Message, text: str) -> Message:
+        return self._done("edit", message, text, text=text, edited=1)
+
+    async def delete(self, message: Message) -> Message:
+        return self._done("delete", message, "", text="", deleted=True)
+
+    async def react(self, message: Message, emoji: str) -> Message:
+        mine = (*message.reactions, Reaction(emoji, (self.address,), True))
+        return self._done("react", message, emoji, reactions=mine)
+
+    async def unreact(self, message: Message, emoji: str) -> Message:
+        left = tuple(r for r in message.reactions if r.emoji != emoji)
+        return self._done("unreact", message, emoji, reactions=left)
+
+    async def pin(self, message: Message) -> Message:
+        return self._done("pin", message, "", pinned=self.address)
+
+    async def unpin(self, message: Message) -> Message:
+        return self._done("unpin", message, "", pinned="")
+
+    def _done(self, what: str, message: Message, said: str, **fields: object) -> Message:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        self.acts.append((what, message.text, said))
+        return self.change(message.key, **fields)
+
+    def change(self, key: str, **fields: object) -> Message:
+        """A message looks otherwise from now on."""
+        log = next(log for log in self.logs.values() if any(m.key == key for m in log))
+        at = next(i for i, m in enumerate(log) if m.key == key)
+        log[at] = msgspec.structs.replace(log[at], **fields)
+        self._news.put_nowait(Change("update", log[at]))
+        return log[at]
 
     async def retry(self, key: str) -> None:
         self.retried.append(key)

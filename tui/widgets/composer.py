@@ -26,6 +26,9 @@ class Composer(TextArea):
     class Typed(Event):
         """A key was pressed in it."""
 
+    class Cancelled(Event):
+        """Escape: what was begun besides writing is not wanted."""
+
     class SelectWanted(Event):
         """Up in an empty input: the person wants to act on a message."""
 
@@ -46,6 +49,10 @@ class Composer(TextArea):
             if written := self.text.rstrip():
                 self.clear()  # here and not where it is sent: the next key may be waiting already
                 self.post_message(self.Sent(written, self.room))
+        elif event.key == "escape":
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Cancelled())
         elif event.key in NEWLINE_KEYS:
             event.stop()
             event.prevent_default()

@@ -49,7 +49,7 @@ class ConversationList(OptionList):
 
 def prompt(number: int, conversation: Conversation, current: bool, dot: str = "") -> Content:
     """Two lines: number, name, presence and badge; then the last text. Signs and words say each."""
-    badge = "request" if conversation.request else f"({conversation.unread})" if conversation.unread else ""
+    badge = model.badge(conversation)
     key = "▸" if current else str(number) if number < 10 else " "
     name = text.name(conversation.title)
     room = ROOM_CELLS - 2 - sum(cell_len(sign) + 1 for sign in (badge, dot) if sign)
