@@ -37,7 +37,7 @@ FORMS = {
     "node.api.CLIENT_FRAME_BYTES_MAX", "node.api.PASSWORD_CHARS_MAX", "node.storage.outgoing.BATCH_BYTES_MAX",
     "node.storage.outgoing.LOGS_MAX", "node.core.damage.NUMBER_MAX", "node.core.damage.STAMP_MAX",
     "node.storage.reads.MARKS_MAX", "node.storage.life.NEWEST_MAX", "node.storage.waits.LOGS_MAX",
-    "node.witness.BYTES_MAX",
+    "node.witness.BYTES_MAX", "node.storage.runner.WAL_PAGES_MAX",
     "federation.wire.RECALLED_MAX", "federation.wire.EPHEMERALS_MAX", "federation.wire.HOLDS_MS_MAX",
     "node.ephemerals.LOOK_MAX", "node.storage.look.CONTACTS_MAX", "node.storage.blocks.ASKED_MAX",
     "node.storage.waits.GIVE_UP_MAX", "node.storage.batch.ROUNDS_MAX", "node.storage.batch.KEYS_MAX",
