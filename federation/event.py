@@ -4,6 +4,7 @@ The bytes that were signed are the bytes that are stored and passed on. A reader
 received and then refuses them unless encoding again gives the same bytes: one encoding per value.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
@@ -38,7 +39,11 @@ Short = Annotated[str, msgspec.Meta(max_length=32, pattern=r"^[a-z0-9._/-]*\Z")]
 
 MESSAGE = "message"
 NOTICES = "notices"
-KINDS = (MESSAGE, NOTICES)  # what this version acts on; another kind is refused politely (PROTOCOL.md 4.7)
+EDIT, DELETE, REACTION, PIN, UNPIN = "edit", "delete", "reaction", "pin", "unpin"
+ACTS = (EDIT, DELETE, REACTION, PIN, UNPIN)  # each about one message, its target (PROTOCOL.md 4.15)
+KINDS = (MESSAGE, *ACTS, NOTICES)  # what this version acts on; another is refused politely (PROTOCOL.md 4.7)
+THREAD, UNDO = "thread", "undo"  # keys of `ext` (PROTOCOL.md 4.15)
+REACTION_BYTES_MAX = 32  # one emoji, however many joined marks it has
 TEXT = "text"
 BODY_FORMATS = (TEXT, NOTICES)  # the registry of PROTOCOL.md 4.8; encryption adds entries, a node reads none of them
 
@@ -168,14 +173,34 @@ def decode_header(raw: bytes) -> Header:
         raise ProtocolError("bad_event", "a log cannot be its own predecessor", "4.4")
     if len(header.device) not in (0, DEVICE_ID_BYTES) or (header.device and not header.sender):
         raise ProtocolError("bad_event", "a device id has 16 bytes, and only a user has one", "4.2")
-    if (header.kind == MESSAGE and not header.sender) or (header.kind == NOTICES and header.sender):
+    if (header.kind in (MESSAGE, *ACTS) and not header.sender) or (header.kind == NOTICES and header.sender):
         raise ProtocolError("bad_event", "messages are from users, notices from nodes", "4.7")
+    if header.kind in (MESSAGE, *ACTS):
+        problem = act_problem(header.kind, header.target, header.body_format, header.body_bytes, header.ext)
+        if problem:
+            raise ProtocolError("bad_event", problem, "4.15")
     if header.sender:
         try:
             check_local_name(header.sender)
         except AddressError as error:
             raise ProtocolError("bad_event", str(error), "1.3") from None
     return header
+
+
+def act_problem(kind: str, target: bytes | None, body_format: str, body_bytes: int, ext: Mapping[str, bytes]) -> str:
+    """What is wrong with a message, or with an act on one, as far as a header tells; empty if nothing is."""
+    thread, undo = ext.get(THREAD), ext.get(UNDO)
+    if kind in ACTS and target is None:
+        return f"an event of kind {kind} names its target"
+    if thread is not None and (kind != MESSAGE or len(thread) != EVENT_ID_BYTES):
+        return "only a message is in a thread, which is the id of an event"
+    if undo is not None and (kind != REACTION or undo):
+        return "only a reaction is taken back, and `undo` is empty"
+    if kind in (DELETE, PIN, UNPIN) and body_bytes:
+        return f"an event of kind {kind} has an empty body"
+    if kind == REACTION and body_format == TEXT and not 1 <= body_bytes <= REACTION_BYTES_MAX:
+        return f"a reaction has 1 to {REACTION_BYTES_MAX} bytes"
+    return ""
 
 
 def signature_holds(event: Event, origin_key: bytes) -> bool:

@@ -83,6 +83,12 @@ class Probed(NamedTuple):
     probed: wire.Probed
 
 
+class Passed(NamedTuple):
+    """Signs of life, said in passing."""
+
+    signs: tuple[wire.Ephemeral, ...]
+
+
 class Arrived(NamedTuple):
     segment: wire.Segment
 
@@ -98,7 +104,7 @@ class Close(NamedTuple):
     reason: str
 
 
-Output = Send | Met | Shown | Up | Arrived | Acked | Asked | Answered | Probing | Probed | Close
+Output = Send | Met | Shown | Up | Arrived | Acked | Asked | Answered | Probing | Probed | Passed | Close
 Standing = Literal["accepted", "pending", "blocked"]
 
 
@@ -177,6 +183,8 @@ class Link:
             return [Probing(frame)]
         if isinstance(frame, wire.Probed):
             return [Probed(frame)]
+        if isinstance(frame, wire.Ephemerals):
+            return [Passed(frame.signs)]
         return [out for ack in frame.logs for out in self._acked(ack, now_ms)]
 
     def _offer(self, frame: wire.Offer) -> list[Output]:

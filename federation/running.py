@@ -13,6 +13,7 @@ from federation.errors import ProtocolError
 from federation.identity import Identity
 from federation.ids import Log
 from federation.link import Link, Standing
+from federation.passing import Passing
 from federation.ports import Channel, ChannelClosed, Clock
 
 log = logging.getLogger("roost.federation")
@@ -80,7 +81,6 @@ class Host(Protocol):
 
     def restored(self) -> bool:
         """Whether events of our own may be lost here."""
-        ...
 
     async def recalled(self, peer: bytes, recall: wire.Recall) -> wire.Recalled:
         """Queue for a restored peer what it lost (PROTOCOL.md 10.2)."""
@@ -88,7 +88,8 @@ class Host(Protocol):
 
     async def heal(self, peer: bytes, ask: "Ask") -> None:
         """The link is up: after a restore, get back from the peer what was lost; else nothing."""
-        ...
+
+    def passed(self, peer: bytes, signs: Sequence[wire.Ephemeral]) -> None: ...
 
     def light(self, peer: bytes, state: str, since_ms: int) -> None: ...
 
@@ -107,12 +108,10 @@ class Owner(Protocol):
 
     async def call_back(self, peer: bytes, addresses: Sequence[str]) -> tuple[tuple[str, str], ...]:
         """Call what the peer's hello gives (PROTOCOL.md 5.13)."""
-        ...
 
     @property
     def refused(self) -> Counter[str]:
         """How often a bound was met, by its name."""
-        ...
 
 
 class Running:
@@ -133,6 +132,7 @@ class Running:
         self._probes: asyncio.Queue[int] = asyncio.Queue(1)  # our time at each; one at once
         self._probed: asyncio.Future[wire.Probed] | None = None
         self._asked_ms = 0
+        self.passing = Passing(channel, service.refused)
         self._came_up = asyncio.Event()
         self._sooner = asyncio.Event()  # the clock is to be looked at before what was the next time
         self.since_ms = clock.wall_ms()
@@ -155,7 +155,7 @@ class Running:
 
     async def run(self) -> str:
         work = (self._read(), self._send(), self._tick(), self._answer(), self._settle(), self._pulse(),
-                self._heal(), self._give_back(), self._look_back())  # fmt: skip
+                self._heal(), self._give_back(), self._look_back(), self.passing.run())  # fmt: skip
         tasks = [asyncio.ensure_future(w) for w in work]
         try:
             await self._carry(self.state.start())
@@ -203,6 +203,8 @@ class Running:
                     frames.append(wire.encode(frame))
                 case machine.Arrived(segment):
                     self._take(segment)
+                case machine.Passed(signs):
+                    self._host.passed(self._peer, signs)
                 case machine.Acked(ack):
                     self._acks.put_nowait(ack)  # one for each segment on its way, which the window bounds
                     if self._more:

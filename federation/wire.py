@@ -27,6 +27,8 @@ RECEIPTS_MAX = 512
 EXCEPTIONS_MAX = 64
 REASON_CHARS_MAX = 200
 RECALLED_MAX = 256  # logs in one recall
+EPHEMERALS_MAX = 256  # in one frame
+HOLDS_MS_MAX = 3_600_000  # of one
 
 Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
 Conversation = Annotated[bytes, msgspec.Meta(min_length=CONVERSATION_ID_BYTES, max_length=CONVERSATION_ID_BYTES)]
@@ -102,7 +104,7 @@ class Events(Frame, tag="events", frozen=True):
 # What `refused` may say why (PROTOCOL.md 5.4). Any other code means the verdict alone.
 REFUSALS = frozenset(
     {"unknown_user", "declined", "unknown_kind", "bad_event", "bad_body", "bad_notices", "bad_signature", "clock"}
-    | {"not_member", "equivocation"}
+    | {"not_member", "equivocation", "not_yours", "too_many"}
 )
 
 
@@ -163,6 +165,21 @@ class Probed(Frame, tag="probed", frozen=True):
     ]
 
 
+class Ephemeral(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A sign of life of a local user of the sending node, to the other members of a conversation (PROTOCOL.md 5.14)."""
+
+    conversation: Conversation
+    sender: Local
+    kind: Literal["typing", "idle", "online", "away", "offline"]
+    holds_ms: Annotated[int, msgspec.Meta(ge=0, le=HOLDS_MS_MAX)]  # unless the next one comes
+
+
+class Ephemerals(Frame, tag="ephemerals", frozen=True):
+    """What may be lost: nobody stores it or answers it."""
+
+    signs: Annotated[tuple[Ephemeral, ...], msgspec.Meta(min_length=1, max_length=EPHEMERALS_MAX)]
+
+
 class Ping(Frame, tag="ping", frozen=True):
     number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 
@@ -198,7 +215,9 @@ class Notices(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     receipts: Annotated[tuple[Receipt, ...], msgspec.Meta(max_length=RECEIPTS_MAX)] = ()
 
 
-AnyFrame = Offer | Hello | Standing | Events | Acks | Recall | Recalled | Probe | Probed | Ping | Pong | Goodbye
+AnyFrame = (
+    Offer | Hello | Standing | Events | Acks | Recall | Recalled | Probe | Probed | Ephemerals | Ping | Pong | Goodbye
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)

@@ -16,7 +16,7 @@ import msgspec
 from federation.errors import AddressError
 from federation.identity import NodeLink
 from federation.ids import EVENT_ID_BYTES, from_text, to_text
-from node import api, doctor, keys, queues, repair
+from node import api, blocks, doctor, keys, queues, repair
 from node.api import ApiError
 from node.config import DATABASE, SOCKET, Config
 from node.core import rows
@@ -250,6 +250,7 @@ OPERATIONS: dict[str, Operation] = {
     "queue.list": queues.show,
     "queue.flush": queues.flush,
     "queue.expire": queues.expire,
+    **blocks.OPERATIONS,
     **repair.OPERATIONS,
 }
 

@@ -20,6 +20,7 @@ PAGE_MAX = 1000
 BODY_BYTES_MAX = 64 << 10
 CLIENT_FRAME_BYTES_MAX = 128 << 10  # none needs more: the longest has a body in base64
 PASSWORD_CHARS_MAX = 1024
+REACTION_BYTES_MAX = 32  # one emoji, however many joined marks it has
 
 # Every refusal has one of these codes; `retry` says whether repeating the same request can help.
 CODES: dict[str, tuple[bool, str]] = {
@@ -32,10 +33,11 @@ CODES: dict[str, tuple[bool, str]] = {
     "name_taken": (False, "the name is taken or reserved"),
     "disabled": (False, "the account is disabled"),
     "forbidden": (False, "not allowed for this account"),
+    "not_yours": (False, "only who wrote a message may do that with it"),
     "not_found": (False, "no such thing here, or not for you"),
     "unknown_node": (False, "no node of that name is known here"),
     "unknown_user": (False, "that node has no such user"),
-    "blocked": (False, "the other node is blocked here"),
+    "blocked": (False, "the other node is blocked here, or the other user, by you or by this node"),
     "declined": (False, "the recipient does not take messages from you"),
     "conflict": (False, "the idempotency key was used for another message"),
     "too_large": (False, "over a size limit"),
@@ -126,8 +128,10 @@ class Send(Request, tag="send", frozen=True):
     body: Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
     format: Annotated[str, msgspec.Meta(max_length=32)] = "text"
     kind: Annotated[str, msgspec.Meta(max_length=32)] = "message"
-    target: Id | None = None  # the event this answers
+    target: Id | None = None  # the message that this answers, or that an edit, deletion, reaction or pin is about
     expires_ms: Count | None = None
+    thread: Id | None = None  # the first message of the thread that a message belongs to
+    undo: bool = False  # of a reaction: it is taken back
 
 
 class Ack(Frame, tag="ack", frozen=True):
@@ -208,6 +212,40 @@ class RevokeDevice(Request, tag="revoke_device", frozen=True):
 class SetProfile(Request, tag="set_profile", frozen=True):
     display_name: Annotated[str, msgspec.Meta(max_length=80)] | None = None
     requests: Literal["strangers", "everyone"] | None = None  # whose first message asks before it is a conversation
+    presence: Literal["contacts", "nobody"] | None = None  # who is shown that one is there, or types
+
+
+class Block(Request, tag="block", frozen=True):
+    """Nothing of theirs comes any more, and nothing goes to them: `who` is an address, or a node for all its users."""
+
+    who: Target
+
+
+class Unblock(Request, tag="unblock", frozen=True):
+    who: Target
+
+
+class GetBlocks(Request, tag="blocks", frozen=True):
+    pass
+
+
+class Typing(Request, tag="typing", frozen=True):
+    """Tell the other members that one types, or does not any more; again every few seconds, since it is soon forgotten.
+
+    Nobody hears of it where it is not theirs to hear: the answer is the same.
+    """
+
+    conversation: Target
+    on: bool = True
+
+
+class SetPresence(Request, tag="presence", frozen=True):
+    """This device is before a person (`online`) or not (`away`); again within five minutes, or it counts as away.
+
+    The node adds up the devices that say so, and answers the first one of a connection with who else is there.
+    """
+
+    state: Literal["online", "away"]
 
 
 class Ping(Request, tag="ping", frozen=True):
@@ -274,6 +312,8 @@ class Message(msgspec.Struct, frozen=True, tag="message", tag_field="t", omit_de
     format: str
     body: bytes | None  # none: deleted
     target: Id | None = None
+    thread: Id | None = None
+    undo: bool = False
     late: bool = False  # arrived after newer ones were already here
     position: Count = 0  # in the feed; 0 in history pages
     state: str = ""  # of one's own messages in history pages
@@ -347,6 +387,7 @@ Item = Message | Watermark | Failure | ConversationState | DeviceState | Damaged
 class History(Result, tag="history", frozen=True):
     messages: tuple[Message | Damaged, ...]
     more: bool = False
+    about: tuple[Message, ...] = ()  # edits and the like of these messages that are not among them, in order
 
 
 class Conversations(Result, tag="conversations", frozen=True):
@@ -364,6 +405,7 @@ class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
 class States(Result, tag="states", frozen=True):
     event: Id
     to: tuple[Recipient, ...]
+    conversation: Id = ""
 
 
 class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -384,7 +426,16 @@ class Devices(Result, tag="devices", frozen=True):
     devices: tuple[DeviceState, ...]
 
 
-AnyResult = Done | LoggedIn | Ready | Accepted | History | Conversations | States | Why | Devices
+class BlockState(msgspec.Struct, frozen=True, omit_defaults=True):
+    who: str  # an address, or a node
+    since: Count
+
+
+class Blocks(Result, tag="blocks", frozen=True):
+    blocks: tuple[BlockState, ...]
+
+
+AnyResult = Done | LoggedIn | Ready | Accepted | History | Conversations | States | Why | Devices | Blocks
 
 
 class Reply(Frame, tag="reply", frozen=True):
@@ -416,6 +467,15 @@ class PeerLight(Frame, tag="light", frozen=True):
     since: Count
 
 
+class Ephemeral(Frame, tag="ephemeral", frozen=True):
+    """A sign of life: not in the feed, never stored, perhaps never told; the newest of one kind counts."""
+
+    conversation: Id
+    who: str  # the other member's address
+    kind: Literal["typing", "idle", "online", "away", "offline"]
+    holds: Count  # for so many ms, unless the next one comes; then as if `idle` or `offline` had
+
+
 class Goodbye(Frame, tag="goodbye", frozen=True):
     code: str
     reason: str = ""
@@ -423,10 +483,10 @@ class Goodbye(Frame, tag="goodbye", frozen=True):
 
 AnyRequest = (
     Login | Register | Auth | Send | Read | GetHistory | GetConversations | Accept | Decline | GetState | GetWhy
-    | GetDevices | RenameDevice | RevokeDevice | SetProfile | Ping
+    | GetDevices | RenameDevice | RevokeDevice | SetProfile | Block | Unblock | GetBlocks | Typing | SetPresence | Ping
 )  # fmt: skip
 FromClient = Hello | Ack | AnyRequest
-FromNode = Welcome | Reply | Error | Feed | PeerLight | Goodbye
+FromNode = Welcome | Reply | Error | Feed | PeerLight | Ephemeral | Goodbye
 
 
 class ApiError(Exception):

@@ -6,9 +6,9 @@ One list for `roost status`, and for the test that finds a bound which nobody se
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from federation import calls, endpoint, event, ids, link, running, wire
-from node import admin, api, host, node
-from node.core import bucket, quarantine, receive
+from federation import calls, endpoint, event, ids, link, passing, running, wire
+from node import admin, api, ephemerals, host, node, session
+from node.core import blocks, bucket, quarantine, receive
 from node.core.peers import STRANGERS
 from node.core.quota import used
 from node.storage import reads, waits, writer
@@ -57,6 +57,8 @@ def _stored(of: "node.Node", totals: dict[str, int], peers: "list[rows.Peer]") -
               "the conversation waits at the peer", ("node.core.quarantine.EVENTS_MAX", "node.host.TRIED_MAX")),
         Bound("bytes of a peer in quarantine", totals["held bytes"], quarantine.BYTES_MAX, verdicts["failed"],
               "the same", ("node.core.quarantine.BYTES_MAX",)),
+        Bound("people that a user blocks", totals["blocks"], blocks.BLOCKS_MAX, store.refused["too_large"],
+              "refused: too_large (so are messages that are too long)", ("node.core.blocks.BLOCKS_MAX",)),
         Bound("commands waiting for the store", store.waiting, writer.WAITING_MAX, store.refused["busy"],
               "refused: busy", ("node.storage.writer.WAITING_MAX",)),
     )  # fmt: skip
@@ -87,6 +89,9 @@ def _clients(of: "node.Node") -> Iterable[Bound]:
               ("node.api.FEED_ITEMS_MAX", "node.api.FEED_BYTES_MAX")),
         Bound("lights to be shown to a device", max((s.lights_waiting for s in sessions), default=0), known,
               no["lights"], "the newest of each peer counts", ()),
+        Bound("signs of life to be shown to a device", max((s.signs_waiting for s in sessions), default=0),
+              session.SIGNS_MAX, no["signs of life"] + of.ephemerals.refused["typing"], "dropped",
+              ("node.session.SIGNS_MAX",)),
     )  # fmt: skip
 
 
@@ -110,6 +115,12 @@ def _peers(of: "node.Node") -> Iterable[Bound]:
         Bound("events of a peer a second", len(of.host.rates), bucket.NAMES_MAX, of.host.refused["peer events"],
               f"more than {limits.peer_events_per_second} wait, then are refused: rate_limited (used: peers)",
               ("limits.peer_events_per_second",)),
+        Bound("signs of life on the way to a peer", max((len(run.passing) for run in links), default=0),
+              passing.WAITING_MAX, no["signs of life"], "dropped", ("federation.passing.WAITING_MAX",)),
+        Bound("signs of life of a peer to be looked at", of.ephemerals.pending, ephemerals.PENDING_MAX,
+              of.ephemerals.refused["peers"], "dropped", ("node.ephemerals.PENDING_MAX",)),
+        Bound("presences remembered", len(of.ephemerals.presences), ephemerals.PRESENCES_MAX,
+              of.ephemerals.presences.dropped, "the longest unheard is forgotten", ("node.ephemerals.PRESENCES_MAX",)),
         Bound("hellos of a node", len(of.host.hellos), bucket.NAMES_MAX, of.host.refused["hellos"],
               f"after {host.HELLOS_MAX} at once, one a second is answered (used: nodes)", ("node.host.HELLOS_MAX",)),
         Bound("acknowledgements to be stored again", of.host.retrying, window.window_events,

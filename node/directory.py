@@ -11,6 +11,7 @@ from federation.ids import (
     NODE_ID_BYTES,
     Address,
     User,
+    check_local_name,
     from_text,
     to_text,
 )
@@ -66,6 +67,24 @@ class Directory:
         if node is None:
             raise ApiError("unknown_node", f"no node {parsed.node} is known here; your administrator can add it")
         return User(node, parsed.local)
+
+    def whom(self, text: str) -> User:
+        """A user by address, or a whole node by its name, with an empty local name. A node that has no name here is
+        spelled by its id, as `address` does."""
+        local, at, node = text.rpartition("@")
+        try:
+            found = User(from_text(node, NODE_ID_BYTES), local)
+        except ValueError:
+            if at:
+                return self.user(text)
+            named = self.node_of(text)
+            if named is None:
+                raise ApiError("unknown_node", f"{text[:80]!r} is neither an address nor a node known here") from None
+            return User(named, "")
+        try:
+            return found if not at else User(found.node, check_local_name(local))
+        except AddressError as error:
+            raise ApiError("bad_request", str(error)) from None
 
     def find(self, text: str) -> rows.Peer:
         """A peer by name or id, for administrators."""

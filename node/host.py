@@ -59,10 +59,11 @@ class Host(Healing):
         hold: Callable[[str, int], Awaitable[None]],
         clock: Clock,
         limits: Limits,
+        passed: Callable[[bytes, Sequence[wire.Ephemeral]], None],
     ) -> None:
         super().__init__(store, context, hold)
         self._directory, self._clock = directory, clock
-        self.light = light
+        self.light, self.passed = light, passed
         rate = limits.peer_events_per_second
         self.rates = Buckets(rate, rate * BURST_S)  # of peers, in events
         self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()

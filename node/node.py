@@ -32,6 +32,7 @@ from node.core.progress import CloseNotices, Consent
 from node.core.view import Hint
 from node.datadir import lock, open_keys, private
 from node.directory import Directory, conversation_id
+from node.ephemerals import Ephemerals
 from node.errors import NewerDatabase, NodeDamaged, NodeError, NodeFailed, StoreDamaged, StoreUnusable
 from node.explain import explain
 from node.hold import first_look, hold, keep_watch, quiet, watch
@@ -64,7 +65,7 @@ class Node:
         self.config, self.system, self._runner = config, system, runner
         self.us = Us(node_keys.chain, node_keys.key, node_keys.identity.node, config.name,
                      system.random(INCARNATION_BYTES), config.hints)  # fmt: skip
-        self.directory = Directory(self.us.node, config.name)
+        self.directory, self.ephemerals = Directory(self.us.node, config.name), Ephemerals(self)
         self.sessions: dict[str, set[Session]] = {}  # logged in, by user
         self.connections: set[Session] = set()  # all that came through a door
         self.strangers: dict[Session, bytes] = {}  # those of them that did not log in, and where they are
@@ -146,15 +147,15 @@ class Node:
         context.keys, context.restored = event_keys(self.us.chain), begun.restored
         context.last_stamp = await self.store.read(reads.newest_stamp)
         self.directory.load(await self.store.read(reads.all_peers))
-        self.host = Host(
-            self.store, context, self.directory, self._light, partial(hold, self), self.system, self.config.limits
-        )
+        self.host = Host(self.store, context, self.directory, self._light, partial(hold, self), self.system,
+                         self.config.limits, self.ephemerals.arrived)  # fmt: skip
         link = self.config.link
         settings = Settings(link.ping_ms, link.dead_after_ms, link.window_events, link.window_bytes)
         self.service = Service(self.us, self.host, self.system, dial, settings, link.backoff_cap_ms)
         self.upkeep = Upkeep(self)
         self._store_task = self.own(self.store.run(), "store")
         self.own(self.upkeep.run(), "upkeep")
+        self.own(self.ephemerals.run(), "ephemerals")
         if begun.held:
             quiet(self, begun.held)
             self.service.held = True
@@ -262,6 +263,7 @@ class Node:
 
     async def _release(self, conversation: bytes, local: str) -> None:
         """Receipts that a request held back. Lost in a crash, the next ones of the same logs say it too."""
+        self.ephemerals.changed(local)
         logs = await self.store.read(reads.logs_of, conversation)
         with suppress(ApiError, StoreFailed):
             await self.store.submit(Consent(local, conversation, True, tuple(log.log for log in logs), opened=True))
@@ -278,13 +280,13 @@ class Node:
                     session.end("bad_token", reason)
 
     def _light(self, peer: bytes, state: str, since_ms: int) -> None:
+        self.ephemerals.link(peer, state)
         known, name = self.directory.peers.get(peer), self.directory.name_of(peer)
         if name not in self.lights and (known is None or known.state not in ("accepted", "open")):
             return  # a stranger: everybody's screens are not for whoever knocks
         self.lights[name] = (state, since_ms)
-        for group in self.sessions.values():
-            for session in group:
-                session.light(name, state, since_ms)
+        for session in [s for group in self.sessions.values() for s in group]:
+            session.light(name, state, since_ms)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
     async def serve(self, channel: Channel, is_text: Callable[[], bool] = lambda: False) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from federation.identity import verify
 from federation.ids import DEVICE_ID_BYTES, User, to_text
 from federation.ports import FRAME_BYTES_MAX
-from node import api
+from node import api, blocks
 from node.api import ApiError
 from node.core import render, rows
 from node.core.log import members
@@ -99,20 +99,21 @@ async def history(session: "Session", frame: api.GetHistory) -> api.History:
         return api.History(())  # with that person nothing was said yet
     before = event_id(frame.before) if frame.before else None
     bounds = (frame.limit, HISTORY_BYTES_MAX)
-    page, more, receipts, failed = await node.store.read(reads.history, node.us.node, conversation, before, *bounds)
-    messages: list[api.Message | api.Damaged] = []
-    for p in page:
+    read = await node.store.read(reads.history, node.us.node, conversation, before, *bounds)
+
+    def shown(p: reads.Placed | reads.Broken) -> api.Message | api.Damaged:
         if isinstance(p, reads.Broken):
-            messages.append(render.damaged(p.why, *p[2:]))
-            continue
-        mine = p.origin == node.us.node and p.event.sender == device.local
+            return render.damaged(p.why, *p[2:])
         state = reason = ""
-        if mine:
-            to = render.recipients(row, User(p.origin, device.local), p.event, receipts, failed, node.directory.address)
-            state, reason = (to[0].state, to[0].reason) if to else ("accepted", "")
         address = node.directory.address
-        messages.append(render.message(p.origin, p.incarnation, p.event, p.header, address, 0, state, reason))
-    return api.History(tuple(messages), more)
+        if p.origin == node.us.node and p.event.sender == device.local:
+            me = User(p.origin, device.local)
+            to = render.recipients(row, me, p.event, read.receipts, read.failed, address)
+            state, reason = (to[0].state, to[0].reason) if to else ("accepted", "")
+        return render.message(p.origin, p.incarnation, p.event, p.header, address, 0, state, reason)
+
+    about = tuple(item for item in map(shown, read.about) if isinstance(item, api.Message))
+    return api.History(tuple(map(shown, read.page)), read.more, about)
 
 
 async def conversations(session: "Session", frame: api.GetConversations) -> api.Conversations:
@@ -153,6 +154,7 @@ async def _consent(session: "Session", text: str, yes: bool) -> api.Done:
         raise ApiError("not_found", "no such request")
     logs = await session.node.store.read(reads.logs_of, conversation)
     await session.node.store.submit(Consent(device.local, conversation, yes, tuple(log.log for log in logs)))
+    session.node.ephemerals.changed(device.local)
     return api.Done()
 
 
@@ -163,7 +165,7 @@ async def state(session: "Session", frame: api.GetState) -> api.States:
     receipts, failed, _, _ = await session.node.store.read(reads.progress, us, placed.event.log)
     sender = User(placed.origin, placed.event.sender)
     to = render.recipients(row, sender, placed.event, receipts, failed, session.node.directory.address)
-    return api.States(frame.event, to)
+    return api.States(frame.event, to, to_text(row.conversation))
 
 
 async def why(session: "Session", frame: api.GetWhy) -> api.Why:
@@ -198,11 +200,44 @@ async def revoke_device(session: "Session", frame: api.RevokeDevice) -> api.Done
 
 async def set_profile(session: "Session", frame: api.SetProfile) -> api.Done:
     local = session.logged_in().local
-    await session.node.store.submit(ChangeAccount(local, display_name=frame.display_name, requests=frame.requests))
+    change = ChangeAccount(
+        local, display_name=frame.display_name, requests=frame.requests, presence=frame.presence
+    )  # fmt: skip
+    await session.node.store.submit(change)
+    if frame.presence is not None:
+        session.node.ephemerals.changed(local)
     return api.Done()
 
 
-LOOKS = (api.GetHistory, api.GetConversations, api.GetState, api.GetWhy, api.GetDevices)
+async def block(session: "Session", frame: api.Block) -> api.Done:
+    await blocks.change(session.node, session.logged_in().local, frame.who, True)
+    return api.Done()
+
+
+async def unblock(session: "Session", frame: api.Unblock) -> api.Done:
+    await blocks.change(session.node, session.logged_in().local, frame.who, False)
+    return api.Done()
+
+
+async def get_blocks(session: "Session", frame: api.GetBlocks) -> api.Blocks:
+    return api.Blocks(await blocks.show(session.node, session.logged_in().local))
+
+
+async def typing(session: "Session", frame: api.Typing) -> api.Done:
+    local = session.logged_in().local
+    await session.node.ephemerals.typing(local, frame.conversation, frame.on)
+    return api.Done()
+
+
+async def presence(session: "Session", frame: api.SetPresence) -> api.Done:
+    await session.node.ephemerals.claim(session, session.logged_in().local, frame.state)
+    return api.Done()
+
+
+LOOKS = (
+    api.GetHistory, api.GetConversations, api.GetState, api.GetWhy, api.GetDevices, api.GetBlocks, api.Typing,
+    api.SetPresence,
+)  # fmt: skip
 HANDLERS: dict[type, Callable[[Any, Any], Awaitable[Any]]] = {
     api.Login: login,
     api.Register: register,
@@ -218,4 +253,9 @@ HANDLERS: dict[type, Callable[[Any, Any], Awaitable[Any]]] = {
     api.RenameDevice: rename_device,
     api.RevokeDevice: revoke_device,
     api.SetProfile: set_profile,
+    api.Block: block,
+    api.Unblock: unblock,
+    api.GetBlocks: get_blocks,
+    api.Typing: typing,
+    api.SetPresence: presence,
 }

@@ -14,6 +14,7 @@ from federation.ports import FRAME_BYTES_MAX, Channel, ChannelClosed
 from node import api, coding
 from node.api import ApiError
 from node.core import render
+from node.core.ephemeral import TYPING
 from node.core.send import Send
 from node.directory import event_id
 from node.feed import Feed
@@ -30,6 +31,7 @@ HELLO_DEADLINE_S = 10.0
 LOGIN_DEADLINE_S = 60.0  # after the hello
 SLOW_MS = 1_000  # least time for which one who asks too fast is refused
 ANSWERS_BYTES_MAX = 1 << 20  # that the client did not take; then nothing is looked up for it, which is what is long
+SIGNS_MAX = 1024  # of life, that did not leave yet
 REFUSED_MAX = 2 * api.REQUESTS_IN_FLIGHT_MAX  # then he is not read for the rest of it
 
 
@@ -45,6 +47,7 @@ class Session:
         self._out: list[bytes] = []
         self._out_bytes = 0  # of these, and of what is leaving
         self._lights: dict[str, api.PeerLight] = {}  # to be told, the newest of each: old ones are of no use
+        self._signs: dict[tuple[str, str, bool], api.Ephemeral] = {}  # the same
         self._out_wake = asyncio.Event()
         self._writer: asyncio.Future[None]  # ends before `run` does only if the channel broke
         self._deadline: asyncio.Timeout  # of the hello, then of the login, then none
@@ -64,6 +67,10 @@ class Session:
     @property
     def lights_waiting(self) -> int:
         return len(self._lights)
+
+    @property
+    def signs_waiting(self) -> int:
+        return len(self._signs)
 
     # --- connection ---------------------------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -86,6 +93,7 @@ class Session:
                 feed.over, self.feed = True, None
                 feed.wake.set()
             self.node.leave(self)
+            self.node.ephemerals.left(self)
             for task in self._tasks:
                 task.cancel()
             self._writer.cancel()
@@ -169,8 +177,10 @@ class Session:
                 await self._out_wake.wait()
                 self._out_wake.clear()
                 size = sum(map(len, self._out))
-                frames, self._out = [*self._out, *map(self._codec.encode, self._lights.values())], []
+                passing = (*self._lights.values(), *self._signs.values())
+                frames, self._out = [*self._out, *map(self._codec.encode, passing)], []
                 self._lights.clear()
+                self._signs.clear()
                 self._room.set()
                 if frames:
                     await self._channel.send(*frames)
@@ -249,7 +259,7 @@ class Session:
             target = event_id(frame.target) if frame.target else None
             command = Send(
                 device.local, device.device, frame.key, to, frame.kind, frame.format, frame.body, target,
-                frame.expires_ms,
+                frame.expires_ms, event_id(frame.thread) if frame.thread else None, frame.undo,
             )  # fmt: skip
         except ApiError as error:
             self._answer(frame.id, size, error)
@@ -352,6 +362,17 @@ class Session:
     def light(self, name: str, state: str, since: int) -> None:
         self.node.refusals["lights"] += name in self._lights
         self._lights[name] = api.PeerLight(name, state, since)  # type: ignore[arg-type]
+        self._out_wake.set()
+
+    def pass_on(self, sign: api.Ephemeral) -> None:
+        """A sign of life of somebody, to a device that has a feed: the newest counts, and none waits for room."""
+        key = (sign.conversation, sign.who, sign.kind in TYPING)
+        if self.feed is None:
+            return
+        if key not in self._signs and len(self._signs) >= SIGNS_MAX:
+            self.node.refusals["signs of life"] += 1
+            return
+        self._signs[key] = sign
         self._out_wake.set()
 
     def end(self, code: str, reason: str) -> None:

@@ -6,7 +6,7 @@ other side becomes one line for a person here, with the next step.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from node.api import ApiError
 from node.client.errors import ClientError, Lost, ProfileInUse, StoreError, Unreachable
@@ -20,10 +20,11 @@ _NEXT_STEPS = {
     "unknown_node": "check the part after @, or ask an administrator to add that node",
     "unknown_user": "check the part before @",
     "too_large": "send it in parts",
+    "not_yours": "answer it instead",
     "declined": "reach the person another way",
     "mailbox_full": "it can be retried later",
     "bad_token": "log in again: roost login",
-    "blocked": "ask your administrator",
+    "blocked": "`roost blocks` shows whom you blocked; else ask your administrator",
 }
 
 
@@ -44,6 +45,20 @@ class ChatClient(Protocol):
 
     async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message: ...
 
+    async def reply(self, to: Message, text: str) -> Message: ...
+
+    async def edit(self, message: Message, text: str) -> Message: ...
+
+    async def delete(self, message: Message) -> Message: ...
+
+    async def react(self, message: Message, emoji: str) -> Message: ...
+
+    async def unreact(self, message: Message, emoji: str) -> Message: ...
+
+    async def pin(self, message: Message) -> Message: ...
+
+    async def unpin(self, message: Message) -> Message: ...
+
     async def retry(self, key: str) -> object: ...
 
     async def withdraw(self, key: str) -> bool: ...
@@ -53,6 +68,10 @@ class ChatClient(Protocol):
     async def accept(self, conversation: str) -> object: ...
 
     async def decline(self, conversation: str) -> object: ...
+
+    async def typing(self, conversation: str, on: bool = True) -> object: ...
+
+    async def presence(self, state: Literal["online", "away"]) -> object: ...
 
     def changes(self) -> AsyncIterator[Change]: ...
 
@@ -110,6 +129,27 @@ class Bridge:
         async with self._sending:
             return await self._try("not sent", self._client.send(to, body))
 
+    async def reply(self, to: Message, body: str) -> Message | None:
+        async with self._sending:
+            return await self._try("not sent", self._client.reply(to, body))
+
+    async def edit(self, message: Message, body: str) -> bool:
+        return await self._done("not edited", self._client.edit(message, body))
+
+    async def delete(self, message: Message) -> None:
+        await self._try("not deleted", self._client.delete(message))
+
+    async def react(self, message: Message, emoji: str) -> bool:
+        """The same one again takes it back."""
+        undo = model.is_reacted(message, emoji)
+        asked = self._client.unreact(message, emoji) if undo else self._client.react(message, emoji)
+        return await self._done("not reacted", asked)
+
+    async def pin(self, message: Message) -> None:
+        """Or unpin what is pinned."""
+        asked = self._client.unpin(message) if message.pinned else self._client.pin(message)
+        await self._try("not unpinned" if message.pinned else "not pinned", asked)
+
     async def retry(self, key: str) -> None:
         await self._try("not retried", self._client.retry(key))
 
@@ -124,6 +164,19 @@ class Bridge:
 
     async def decline(self, conversation: str) -> bool:
         return await self._done("not declined", self._client.decline(conversation))
+
+    async def typing(self, conversation: str, on: bool) -> None:
+        await self._unheard(self._client.typing(conversation, on))
+
+    async def presence(self, state: Literal["online", "away"]) -> None:
+        await self._unheard(self._client.presence(state))
+
+    async def _unheard(self, asked: Awaitable[object]) -> None:
+        """Of signs of life nobody is told that they got lost."""
+        try:
+            await asked
+        except (ClientError, ApiError, OSError, ValueError, TimeoutError):
+            pass
 
     async def _done(self, what: str, asked: Awaitable[object]) -> bool:
         async def told() -> bool:

@@ -45,6 +45,44 @@ def note_of(message: Message) -> str:
     return "↷ arrived late" if message.late else ""
 
 
+def quote_of(message: Message) -> str:
+    """The line above an answer."""
+    if message.quote is None or message.deleted:
+        return ""
+    said = "(deleted)" if message.quote.deleted else text.line(message.quote.text, 200)
+    return f"↳ {text.name(message.quote.sender)}: {said}"
+
+
+def done_to(message: Message) -> str:
+    """A line below a message: what people did to it. A star stands at one's own reactions."""
+    parts = [f"{text.line(r.emoji, 8)} {len(r.by)}{'*' if r.mine else ''}" for r in message.reactions]
+    if message.edited:
+        parts.append("edited")
+    if message.pinned:
+        parts.append(f"pinned by {text.name(message.pinned)}")
+    if message.replies:
+        parts.append(f"{message.replies} in the thread")
+    return "  ".join(parts)
+
+
+def said_by(message: Message) -> str:
+    """What a message says, for its row."""
+    return "(deleted)" if message.deleted else text.body(message.text)
+
+
+def is_reacted(message: Message, emoji: str) -> bool:
+    """Whether this emoji of mine is on it."""
+    return any(r.mine and r.emoji == emoji for r in message.reactions)
+
+
+def badge(conversation: Conversation) -> str:
+    """What is new in a conversation, for the list: how much, and whether one is named in it."""
+    if conversation.request:
+        return "request"
+    named = " @" if conversation.mentions else ""
+    return f"({conversation.unread}{named})" if conversation.unread else ""
+
+
 # --- the list of conversations ------------------------------------------------------------------------------
 
 
@@ -54,10 +92,11 @@ def ordered(conversations: Iterable[Conversation]) -> list[Conversation]:
 
 
 def next_unread(conversations: Sequence[Conversation], current: str | None) -> Conversation | None:
-    """The next conversation with something new after the current one, going round."""
+    """The next conversation with something new after the current one, going round; first where one is named."""
     at = next((i for i, c in enumerate(conversations) if c.id == current), -1)
     around = [*conversations[at + 1 :], *conversations[: max(at, 0)]]
-    return next((c for c in around if c.unread or c.request), None)
+    named = next((c for c in around if c.mentions), None)
+    return named or next((c for c in around if c.unread or c.request), None)
 
 
 def neighbour(conversations: Sequence[Conversation], current: str | None, step: int) -> Conversation | None:
@@ -160,6 +199,19 @@ def status(lights: Lights, peer: str | None) -> str:
     if peer and lights.peers.get(peer, ("up", 0))[0] == "down":
         return f"{peer} is unreachable: your node will deliver when it is back"
     return ""
+
+
+def typing(who: Sequence[str]) -> str:
+    """The row that says who types; empty while nobody does."""
+    names = [text.name(address).partition("@")[0] for address in who]
+    if not names:
+        return ""
+    return f"{names[0]} is typing…" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are typing…"
+
+
+def dot(presence: str | None) -> str:
+    """A contact in the list: there, there and away, or nothing to be said."""
+    return {"online": "●", "away": "○"}.get(presence or "", "")
 
 
 def header(title: str, below: int = 0, elsewhere: int = 0) -> str:

@@ -1,7 +1,7 @@
 """One person's chat: the list and the open conversation. A whole screen of `ChatApp`, or half of the demo."""
 
 import time
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual import events
 from textual.app import ComposeResult
@@ -13,6 +13,7 @@ from textual.reactive import reactive
 from node.client.model import Change, Conversation
 from tui import actions, model, text
 from tui.bridge import Bridge, ChatClient
+from tui.people import People
 from tui.room import Room
 from tui.screens.switcher import Switcher
 from tui.talk import Talk
@@ -42,6 +43,7 @@ class ChatPane(Container):
         self._to = to  # whom to write to when there is no conversation yet
         self.bridge = Bridge(client, self._problem)
         self.conversations: list[Conversation] = []
+        self.people = People()
         self.lights_bar = LightsBar(classes="lights")
         self.listed = ConversationList()
         self.talk = Talk(self.bridge)
@@ -59,6 +61,7 @@ class ChatPane(Container):
         self.set_interval(AGES_S, self._draw_lights)
         self.run_worker(self.bridge.watch(self._changed), group="changes")
         self.run_worker(self._start(), group="list")
+        self.watch(self.app, "app_focus", self._show_presence)
 
     async def _start(self) -> None:
         await self._load_list()
@@ -70,6 +73,10 @@ class ChatPane(Container):
     def _changed(self, change: Change) -> None:
         if change.kind == "lights":
             self._draw_lights()
+            return
+        if self.people.take(change):
+            self._draw_people()
+        if change.sign is not None:
             return
         self.talk.take(change)
         if change.kind != "state":
@@ -95,9 +102,18 @@ class ChatPane(Container):
     # -- what is on screen
 
     def _draw(self) -> None:
-        self.listed.show(self.conversations, self.talk.room.id)
+        self._draw_people()
         self.talk.draw(self.conversations, self.has_class("narrow"))
         self._draw_lights()
+
+    def _draw_people(self) -> None:
+        self.listed.show(self.conversations, self.talk.room.id, self.people.present)
+        self.talk.typists = model.typing(self.people.typing(self.talk.room.id))
+
+    def _show_presence(self) -> None:
+        """To contacts: whether the person is before this terminal."""
+        state: Literal["online", "away"] = "online" if self.app.app_focus else "away"
+        self.run_worker(self.bridge.presence(state), group="presence")
 
     def _draw_lights(self) -> None:
         lights, title = self.bridge.lights, self.talk.room.title
@@ -113,7 +129,11 @@ class ChatPane(Container):
         self._draw()
 
     def on_descendant_focus(self) -> None:
+        self._show_presence()
         self.post_message(self.Entered(self))
+
+    def on_composer_typed(self) -> None:
+        self._show_presence()
 
     def on_key(self, event: events.Key) -> None:
         """A letter that is no key where the focus is: writing is meant."""

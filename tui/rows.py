@@ -11,7 +11,7 @@ from datetime import datetime
 from textual.content import Content
 
 from node.client.model import Message
-from tui import model, text
+from tui import model
 
 GROUP_MS = 5 * 60_000  # a pause longer than this repeats the sender and the time
 INDENT = 2
@@ -178,7 +178,17 @@ class Rows:
         return Trim("", unread, unread or not same)
 
     def body(self, at: int) -> list[str]:
-        return wrapped(text.body(self.messages[at].text), self.text_width)
+        return wrapped(model.said_by(self.messages[at]), self.text_width)
+
+    def quote(self, at: int) -> list[str]:
+        """What it answers, cut to one line."""
+        quoted = model.quote_of(self.messages[at])
+        return wrapped(quoted, self.text_width)[:1] if quoted else []
+
+    def done(self, at: int) -> list[str]:
+        """What was done to it."""
+        done = model.done_to(self.messages[at])
+        return wrapped(done, self.text_width) if done else []
 
     def note(self, at: int) -> list[str]:
         note = model.note_of(self.messages[at])
@@ -201,7 +211,8 @@ class Rows:
         if self._exact[at]:
             return False
         self._exact[at] = 1
-        height = self.trim(at).height + len(self.body(at)) + len(self.note(at))
+        around = len(self.quote(at)) + len(self.done(at)) + len(self.note(at))
+        height = self.trim(at).height + len(self.body(at)) + around
         delta = height - self._known[at]
         self._known[at] = height
         if delta:

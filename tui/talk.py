@@ -1,20 +1,38 @@
 """The open conversation: what is said in it, and what the person does there."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message as Event
 from textual.reactive import reactive
+from textual.timer import Timer
 from textual.widgets import Static
 
-from node.client.model import Change, Conversation, Message
+from node.client.model import ACTS, Change, Conversation, Message
 from tui import model, text
 from tui.bridge import PAGE_MESSAGES, Bridge
 from tui.room import Room
+from tui.screens.confirm import Confirm
 from tui.widgets.composer import Composer
 from tui.widgets.request import RequestBar
-from tui.widgets.timeline import Timeline
+from tui.widgets.timeline import Act, Timeline
+
+ABOUT = {"reply": "answering:", "edit": "editing:", "react": "emoji (again: take back) on:"}
+
+
+@dataclass(frozen=True)
+class About:
+    """What is written next is an answer to a message, its new text, or an emoji on it."""
+
+    what: Act
+    message: Message
+    draft: str | None = None  # what was in the input before
+
+
+TYPING_RESTS_S = 5.0  # after the last key
 
 
 class Talk(Vertical):
@@ -22,6 +40,8 @@ class Talk(Vertical):
 
     active: reactive[bool] = reactive(True)  # whether the person is on this side
     status: reactive[str] = reactive("", init=False)  # what will happen to a message typed now; empty while all is well
+
+    typists: reactive[str] = reactive("", init=False)  # who types here now
 
     class Moved(Event):
         """Something was done here that the list of conversations tells too."""
@@ -38,10 +58,15 @@ class Talk(Vertical):
         self.request_bar = RequestBar()
         self._title = Static("", markup=False, classes="room")
         self._status = Static("", markup=False, classes="status")
+        self._typing = Static("", markup=False, classes="typing")
+        self._begun = Static("", markup=False, classes="about")
+        self._about: About | None = None
         self._drafts: dict[str, str] = {}
+        self._types: Timer | None = None  # the person wrote just now, and the others were told; ends a while after
 
     def compose(self) -> ComposeResult:
-        yield from (self._title, self.timeline, self._status, self.request_bar, self.composer)
+        yield from (self._title, self.timeline, self._typing, self._status, self._begun)
+        yield from (self.request_bar, self.composer)
 
     def on_mount(self) -> None:
         self.watch(self.app, "app_focus", self.attention_changed, init=False)
@@ -50,6 +75,8 @@ class Talk(Vertical):
 
     def enter(self, room: Room) -> None:
         """What was being written stays with its room."""
+        self._stop_typing()
+        self._end_about()
         self._drafts[self.room.title] = self.composer.text  # by title: the id may change while it waits
         self.room = room
         self.timeline.show([], None)
@@ -87,6 +114,10 @@ class Talk(Vertical):
         self._status.update(told)
         self._status.display = bool(told)
 
+    def watch_typists(self, told: str) -> None:
+        self._typing.update(told)
+        self._typing.display = bool(told)
+
     def focus_input(self) -> None:
         """Where typing belongs now; a side that is not active does not take the focus."""
         if self.active:
@@ -105,6 +136,12 @@ class Talk(Vertical):
 
     def take(self, change: Change) -> None:
         message = change.message
+        if message is not None and message.kind in ACTS:
+            if message.state == "failed":
+                self.app.notify(f"the {message.kind} was refused: {text.line(message.reason, 200)}", markup=False)
+            return
+        if change.kind == "update" and message is not None and self.timeline.message_at(message.key) is None:
+            return  # it is above what was loaded, and comes as it is then
         if message is not None and self._is_here(message):
             if self.room.is_loading:
                 self.room.waiting.append(message)
@@ -192,12 +229,44 @@ class Talk(Vertical):
 
     # -- writing
 
+    def on_composer_typed(self) -> None:
+        """The others see that something is being written, until it rests or is gone."""
+        if not self.composer.text or self.room.conversation is None:
+            return
+        if self._types is None:
+            self._tell_typing(self.room, True)
+            self._types = self.set_timer(TYPING_RESTS_S, self._stop_typing)
+        else:
+            self._types.reset()
+
+    def on_text_area_changed(self) -> None:
+        if not self.composer.text:
+            self._stop_typing()
+
+    def _stop_typing(self) -> None:
+        if self._types is not None:
+            self._types.stop()
+            self._types = None
+            self._tell_typing(self.room, False)
+
+    def _tell_typing(self, room: Room, on: bool) -> None:
+        if room.id is not None and self.bridge.lights.me == "up":
+            self.run_worker(self.bridge.typing(room.id, on), group="typing")
+
     def on_composer_sent(self, event: Composer.Sent) -> None:
         self.run_worker(self._send(event.room, event.text), group="send")
 
     async def _send(self, room: Room, body: str) -> None:
         assert room.id is not None
-        sent = await self.bridge.send(room.id, body)
+        about = self._about if room is self.room else None
+        if about is not None:
+            self._end_about()
+        if about is not None and about.what in ("edit", "react"):
+            done = self.bridge.edit if about.what == "edit" else self.bridge.react
+            if not await done(about.message, body):
+                self._put_back(room, body)
+            return
+        sent = await (self.bridge.reply(about.message, body) if about else self.bridge.send(room.id, body))
         if sent is None:  # nothing is lost
             self._put_back(room, body)
             return
@@ -236,8 +305,44 @@ class Talk(Vertical):
         else:
             self.app.notify("Only a message that failed can be retried.", markup=False)
 
-    def on_timeline_take_back_wanted(self, event: Timeline.TakeBackWanted) -> None:
-        self.run_worker(self._take_back(self.room, event.message), group="send")
+    def on_timeline_act_wanted(self, event: Timeline.ActWanted) -> None:
+        what, message = event.what, event.message
+        if what == "edit" and message.mine and message.state in ("queued", "failed"):
+            self.run_worker(self._take_back(self.room, message), group="send")
+        elif message.deleted or message.id is None:
+            self.app.notify("There is nothing to be done to it.", markup=False)
+        elif what in ("edit", "delete") and not message.mine:
+            self.app.notify("Only who wrote a message may do that.", markup=False)
+        elif what == "pin":
+            self.run_worker(self.bridge.pin(message), group="send")
+        elif what == "delete":
+            self.app.push_screen(Confirm("Delete this message for everybody?"), partial(self._delete, message))
+        else:
+            self._begin(About(what, message))
+
+    def _delete(self, message: Message, is_sure: bool | None) -> None:
+        if is_sure:
+            self.run_worker(self.bridge.delete(message), group="send")
+
+    def _begin(self, about: About) -> None:
+        """What is written next is about a message; what was being written waits."""
+        self._end_about()
+        self._about = replace(about, draft=self.composer.text if about.what != "reply" else None)
+        self._begun.update(f"{ABOUT[about.what]} {text.line(about.message.text, 60)} (Esc: leave)")
+        self._begun.display = True
+        if about.what != "reply":
+            self.composer.write_in(self.room, text.body(about.message.text) if about.what == "edit" else "")
+        self.timeline.selected = None
+        self.focus_input()
+
+    def _end_about(self) -> None:
+        about, self._about = self._about, None
+        self._begun.display = False
+        if about is not None and about.draft is not None:
+            self.composer.write_in(self.composer.room, about.draft)
+
+    def on_composer_cancelled(self) -> None:
+        self._end_about()
 
     async def _take_back(self, room: Room, message: Message) -> None:
         if not (message.mine and await self.bridge.withdraw(message.key)):

@@ -17,6 +17,11 @@ from node.cli.shapes import history_object, history_text
 
 MessageId = Annotated[str, Parameter(help="A message id: `send` and `history --json` print it.")]
 Target = Annotated[str, Parameter(name="ID", help="The other's address, or a conversation id.")]
+Who = Annotated[str, Parameter(name="WHO", help="An address, or a node's name for all its users.")]
+AsProfile = Annotated[str | None, Parameter(name="--profile", help="Speak for yourself.")]
+AsNode = Annotated[
+    Path | None, Parameter(name=["-c", "--config"], help="Speak for the node of this node.yaml, as its administrator.")
+]
 DeviceId = Annotated[str, Parameter(help="A device id, as `roost devices list` prints it.")]
 DeviceName = Annotated[str, Parameter(name="--device-name", help="How your other devices show this one.")]
 
@@ -32,6 +37,10 @@ def add_to(app: App) -> None:
         requests,
         accept,
         decline,
+        block,
+        unblock,
+        blocks,
+        typing,
         why,
     )
     for command in alone:
@@ -131,12 +140,15 @@ async def profile(
     requests: Annotated[
         Literal["strangers", "everyone"] | None, Parameter(help="Whose first message waits for your `accept`.")
     ] = None,
+    presence: Annotated[
+        Literal["contacts", "nobody"] | None, Parameter(help="Who sees that you are there, or type.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show your address and display name, or change what is given."""
     async with opened(profile) as client:
-        if name is not None or requests is not None:
-            await client.set_profile(name, requests)
+        if (name, requests, presence) != (None, None, None):
+            await client.set_profile(name, requests, presence)
         shown = {"address": client.address, "display_name": await client.display_name()}
     output.show(shown, json)
 
@@ -229,23 +241,93 @@ async def decline(id: Target, /, *, profile: Profile, json: Json = False) -> Non
     output.obj({"ok": True}) if json else output.line("declined")
 
 
+async def block(
+    who: Who,
+    /,
+    *,
+    profile: AsProfile = None,
+    config: AsNode = None,
+    json: Json = False,
+) -> None:
+    """Take nothing from somebody any more, and send nothing to them: no message, no receipt, no sign of life.
+
+    With -c: one user of another node, for everybody on this one.
+    """
+    await _block("block", who, profile, config)
+    output.obj({"ok": True}) if json else output.line(f"blocked {who}")
+
+
+async def unblock(
+    who: Who,
+    /,
+    *,
+    profile: AsProfile = None,
+    config: AsNode = None,
+    json: Json = False,
+) -> None:
+    """Take a block back. What was refused meanwhile stays refused."""
+    await _block("unblock", who, profile, config)
+    output.obj({"ok": True}) if json else output.line(f"unblocked {who}")
+
+
+async def _block(how: Literal["block", "unblock"], who: str, profile: str | None, config: Path | None) -> None:
+    target = checked_target(who)
+    if _is_node(how, profile, config):
+        from node.cli.node_commands import ask
+
+        await ask(load_config(config or Path(), []), {"block": "block.add", "unblock": "block.remove"}[how], who=target)
+        return
+    async with opened(profile or "") as client:
+        await (client.block(target) if how == "block" else client.unblock(target))
+
+
+async def blocks(*, profile: AsProfile = None, config: AsNode = None, json: Json = False) -> None:
+    """List whom you blocked; with -c, whom this node blocks for all its users beside whole nodes."""
+    if _is_node("blocks", profile, config):
+        from node.cli.node_commands import ask
+
+        output.show(await ask(load_config(config or Path(), []), "block.list"), json)
+        return
+    async with opened(profile or "") as client:
+        output.show([{"who": b.who, "since": b.since} for b in await client.blocked()], json)
+
+
+async def typing(
+    id: Target,
+    /,
+    *,
+    off: Annotated[bool, Parameter(name="--off", negative="", help="You do not type any more.")] = False,
+    profile: Profile,
+    json: Json = False,
+) -> None:
+    """Show the other one that you type; they forget it after six seconds."""
+    target = checked_target(id)
+    async with opened(profile) as client:
+        await client.typing(target, not off)
+    output.obj({"ok": True}) if json else output.line("not typing" if off else "typing")
+
+
+def _is_node(command: str, profile: str | None, config: Path | None) -> bool:
+    """Whether the administrator speaks; one of the two is given."""
+    if (config is None) == (profile is None):
+        words = f"`{command}` asks a node or a profile"
+        raise CliError(Exit.USAGE, "usage", words, "give either -c FILE or --profile P")
+    return config is not None
+
+
 async def why(
     id: MessageId,
     /,
     *,
-    config: Annotated[
-        Path | None, Parameter(name=["-c", "--config"], help="Ask the node of this node.yaml, as its administrator.")
-    ] = None,
-    profile: Annotated[str | None, Parameter(help="Ask as the sender or a recipient.")] = None,
+    config: AsNode = None,
+    profile: AsProfile = None,
     json: Json = False,
 ) -> None:
     """Tell a message's way: every hop, acknowledgement, reason and next retry known here."""
-    if (config is None) == (profile is None):
-        raise CliError(Exit.USAGE, "usage", "`why` asks a node or a profile", "give either -c FILE or --profile P")
-    if config is not None:
+    if _is_node("why", profile, config):
         from node.cli.node_commands import ask
 
-        answer = await ask(load_config(config, []), "why", event=id)
+        answer = await ask(load_config(config or Path(), []), "why", event=id)
     else:
         async with opened(profile or "") as client:
             answer = msgspec.to_builtins(await client.why(id))

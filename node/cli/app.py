@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 
 from node.cli import (
     account_commands,
+    act_commands,
     backup_commands,
     demo,
     node_commands,
@@ -36,7 +37,7 @@ def build() -> App:
         version=_version,
         result_action="return_value",
     )
-    groups = (node_commands, backup_commands, repair_commands, account_commands, send, tail, pipe, demo)
+    groups = (node_commands, backup_commands, repair_commands, account_commands, send, act_commands, tail, pipe, demo)
     for commands in groups:
         commands.add_to(app)
     return app

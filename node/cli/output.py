@@ -9,7 +9,14 @@ from typing import Any
 
 from node.cli.outcome import Problem
 
-TIMES = ("at", "created", "seen", "expires", "oldest")  # fields in ms since 1970, shown to people as local time
+TIMES = (
+    "at",
+    "created",
+    "seen",
+    "expires",
+    "oldest",
+    "since",
+)  # fields in ms since 1970, shown to people as local time
 
 
 def safe(text: object) -> str:

@@ -1,7 +1,7 @@
 """`roost send`: one message, or one a line from stdin, and an honest outcome for each."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -125,9 +125,13 @@ class Desk:
             await handed.put(error)
 
     async def hand_over(self, text: str, key: str | None) -> Outcome:
-        """Puts a message into the outbox; a refusal there is an outcome like any other."""
+        """Puts a message into the outbox."""
+        return await self.hand(self._client.send(self._to, text, key=key, reply_to=self._reply_to), text, key)
+
+    async def hand(self, queueing: Awaitable[Message], text: str, key: str | None) -> Outcome:
+        """What goes into the outbox; a refusal there is an outcome like any other."""
         try:
-            message = await self._client.send(self._to, text, key=key, reply_to=self._reply_to)
+            message = await queueing
         except Exception as error:
             problem = explain_or_raise(error)
             return Outcome(Message(None, key or "", "", "", "", text, 0, True, "failed", problem.message), problem)

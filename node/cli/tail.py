@@ -24,7 +24,7 @@ async def tail(
     profile: Profile,
     count: Annotated[int | None, Parameter(help="Stop after this many lines.")] = None,
     timeout: Annotated[float | None, Parameter(help="Stop when nothing came for so many seconds.")] = None,
-    kinds: Annotated[str, Parameter(help=f"Which of {','.join(KINDS)}.")] = "message",
+    kinds: Annotated[str, Parameter(help=f"Which of {','.join(KINDS)}.")] = "message,update",
     from_start: Annotated[bool, Parameter(negative="", help="Everything this device has, not only news.")] = False,
     read: Annotated[bool, Parameter(negative="", help="Tell the senders that it was read.")] = False,
     json: Json = False,

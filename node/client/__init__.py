@@ -6,6 +6,7 @@ a `session`, the reply and later watermarks move its state (`feed`), and `hub` t
 - `client`    Client: the face; `asks` are its plain questions to the node
 - `sync`      the one supervised task: connect, resume, reconnect; `drain` sends the outbox, `keep` stores what comes
 - `events`    what `Client.events()` gives: acknowledged once the consumer asks for the next
+- `signs`     typing and presence, which no store has
 - `hub`       waiting for states, and coalesced changes for screens
 - `session`   requests, replies and the bounded window over one connection
 - `channels`  QUIC first, WebSocket (`websocket`) when it does not answer; `wire` checks the node's pinned key
@@ -33,18 +34,19 @@ if TYPE_CHECKING:
         StoreError,
         Unreachable,
     )
-    from node.client.model import Change, Conversation, Lights, Message
+    from node.client.model import Change, Conversation, Lights, Message, Presence, Typing
     from node.client.profile import Device, Profile
     from node.client.wire import Wire, greet
 
 __all__ = [
     "Change", "Client", "ClientError", "Conversation", "Device", "Ended", "Lights", "Lost", "Message", "NewerStore",
-    "NodeKeyError", "Profile", "ProfileError", "ProfileInUse", "StoreError", "Unreachable", "Wire", "connect",
-    "greet",
+    "NodeKeyError", "Presence", "Profile", "ProfileError", "ProfileInUse", "StoreError", "Typing", "Unreachable",
+    "Wire", "connect", "greet",
 ]  # fmt: skip
 _HOMES = {
     "connect": "channels", "Client": "client", "Change": "model", "Conversation": "model", "Lights": "model",
-    "Message": "model", "Device": "profile", "Profile": "profile", "Wire": "wire", "greet": "wire",
+    "Message": "model", "Presence": "model", "Typing": "model",
+    "Device": "profile", "Profile": "profile", "Wire": "wire", "greet": "wire",
 }  # fmt: skip
 
 

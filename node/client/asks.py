@@ -1,12 +1,16 @@
 """Plain questions to the node: what has an answer and needs no store."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from msgspec import structs
+
 from node import api
 from node.client.errors import Lost, Unreachable
-from node.client.model import Conversation, Message
-from node.client.rows import QUEUED_ORDER, from_damaged, from_node, marks, only_here, pieces
+from node.client.fold import apply, fold, mentions, quoted
+from node.client.model import ACTS, Conversation, Message
+from node.client.rows import QUEUED_ORDER, by_id, from_damaged, from_node, marks, only_here, pieces
 from node.client.session import Session
 from node.client.store import Store
 
@@ -40,6 +44,7 @@ class Asks:
         """
         here = await self._store.run(lambda db: only_here(db, target))
         pages: list[tuple[api.Message | api.Damaged, ...]] = []
+        about: list[api.Message] = []
         before, left, more = None, limit, True
         while left > 0 and more:
             request = api.GetHistory(id=1, conversation=target, before=before, limit=min(left, api.PAGE_MAX))
@@ -47,15 +52,17 @@ class Asks:
             if not page.messages:
                 break
             pages.append(page.messages)
+            about += page.about
             before = next((m.event for m in page.messages if m.event), None)
-            left, more = left - len(page.messages), page.more and before is not None
-        every = [item for page_ in reversed(pages) for item in page_][-limit:]
+            left -= sum(isinstance(m, api.Damaged) or m.kind not in ACTS for m in page.messages)
+            more = page.more and before is not None
+        every = [item for page_ in reversed(pages) for item in page_]
         ours = [m for m in every if isinstance(m, api.Message) and m.device == self.device]
         keys = await self._keys([m.event for m in ours])
         for item in ours:  # some got there meanwhile; before its reply is stored, only the text tells which
             key = keys.get(item.event)
-            same = next((m for m in here if (m.key == key if key else m.text.encode() == item.body)), None)
-            if same is not None:
+            queued = (m for m in here if (m.key == key if key else (m.kind, m.text.encode()) == (item.kind, item.body)))
+            if (same := next(queued, None)) is not None:
                 keys[item.event] = same.key
                 here.remove(same)
         found: list[Message] = []
@@ -66,8 +73,37 @@ class Asks:
                 found.append(from_damaged(each, order))
             else:
                 found.append(from_node(each, self.address, keys.get(each.event)))
-        found += here
-        return sorted(found, key=lambda m: m.order or QUEUED_ORDER)[-limit:]
+        found += [m for m in here if m.kind not in ACTS or m.state == "queued"]
+        acts = [from_node(item, self.address) for item in about]
+        shown = sorted(self._folded(found, acts), key=lambda m: m.order or QUEUED_ORDER)[-limit:]
+        return await self._quoted(shown)
+
+    def _folded(self, found: list[Message], more: list[Message]) -> list[Message]:
+        """The messages among these, with what the acts among these and `more` did to them."""
+        of: dict[str | None, dict[str, Message]] = {}
+        for act in (*found, *more):
+            if act.kind in ACTS:
+                of.setdefault(act.reply_to, {})[act.id or act.key] = act
+        replies = Counter(m.thread for m in found if m.thread and not m.deleted)
+        out = []
+        for m in found:
+            if m.kind in ACTS:
+                continue
+            now = apply(m, fold(m, of.get(m.id, {}).values() if m.id else (), replies=replies[m.id or ""]))
+            named = not m.mine and mentions(now.text, self.address)
+            out.append(structs.replace(now, mentions_me=named))
+        return out
+
+    async def _quoted(self, found: list[Message]) -> list[Message]:
+        """With what each answers, from among these or from the store."""
+        here: dict[str | None, Message] = {m.id: m for m in found if m.id}
+        away = [m.reply_to for m in found if m.reply_to and m.reply_to not in here]
+        if away:
+            here |= await self._store.run(lambda db: {m.id: m for piece in pieces(away) for m in by_id(db, piece)})
+        return [
+            structs.replace(m, quote=quoted(here[m.reply_to])) if m.reply_to in here and not m.deleted else m
+            for m in found
+        ]
 
     async def _keys(self, events: list[str]) -> dict[str, str]:
         """This device's own keys of its messages."""
@@ -104,6 +140,16 @@ class Asks:
 
     async def decline(self, conversation: str) -> None:
         await self._ask(api.Decline(id=1, conversation=conversation), api.Done)
+
+    async def block(self, who: str) -> None:
+        """Nothing of theirs comes any more, and nothing goes to them: an address, or a node for all its users."""
+        await self._ask(api.Block(id=1, who=who), api.Done)
+
+    async def unblock(self, who: str) -> None:
+        await self._ask(api.Unblock(id=1, who=who), api.Done)
+
+    async def blocked(self) -> list[api.BlockState]:
+        return list((await self._ask(api.GetBlocks(id=1), api.Blocks)).blocks)
 
     async def devices(self) -> list[api.DeviceState]:
         return list((await self._ask(api.GetDevices(id=1), api.Devices)).devices)

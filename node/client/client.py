@@ -13,13 +13,14 @@ from federation.ids import Address
 from node import api
 from node.client import marks, outbox, rows
 from node.client import profile as profiles
+from node.client.acting import Acts, encoded
 from node.client.asks import Asks
 from node.client.errors import Lost, NodeKeyError, Unreachable
 from node.client.events import Events
 from node.client.feed import Me
 from node.client.hub import Hub, Screen, is_reached
-from node.client.model import Change, Conversation, Lights, Message, State
-from node.client.outbox import Draft, Row
+from node.client.model import ACTS, Change, Conversation, Lights, Message, State
+from node.client.outbox import Draft
 from node.client.profile import Device, Profile
 from node.client.store import Store
 from node.client.sync import Sync, full_jitter
@@ -28,7 +29,7 @@ from node.client.wire import Connect, Wire, checked
 KEY_BYTES = 16
 
 
-class Client(Asks):
+class Client(Asks, Acts):
     """One device of a user. Works offline: sends wait in the outbox, reads come from the local store."""
 
     def __init__(self, who: Profile | Device, store: Store, hub: Hub, sync: Sync) -> None:
@@ -156,52 +157,90 @@ class Client(Asks):
         return self._sync.display_name
 
     async def set_profile(
-        self, display_name: str | None = None, requests: Literal["strangers", "everyone"] | None = None
+        self,
+        display_name: str | None = None,
+        requests: Literal["strangers", "everyone"] | None = None,
+        presence: Literal["contacts", "nobody"] | None = None,
     ) -> None:
-        """What is given changes: the shown name; whose first message asks before it is a conversation."""
-        await self._ask(api.SetProfile(id=1, display_name=display_name, requests=requests), api.Done)
+        """What is given changes: the shown name; whose first message asks before it is a conversation; who is shown
+        that one is there, or types."""
+        change = api.SetProfile(id=1, display_name=display_name, requests=requests, presence=presence)
+        await self._ask(change, api.Done)
         if display_name is not None:
             self._sync.display_name = display_name
 
+    # --- signs of life ------------------------------------------------------------------------------------
+    async def typing(self, conversation: str, on: bool = True) -> None:
+        """Show the others in a conversation (an id or an address) that a person types here.
+
+        It is said again every few seconds, until `on=False`, a message sent there, or half a minute without a call.
+        """
+        self._sync.signs.types(conversation, False)
+        await self._ask(api.Typing(id=1, conversation=conversation, on=on), api.Done)
+        self._sync.signs.types(conversation, on)
+
+    async def presence(self, state: Literal["online", "away"]) -> None:
+        """A person is before this device, or is not; said again while they are, at least every five minutes.
+
+        Remembered for the next connection where there is none now.
+        """
+        if self._sync.signs.present(state):
+            await self._ask(api.SetPresence(id=1, state=state), api.Done)
+
+    @property
+    def presences(self) -> dict[str, str]:
+        """Contacts who are `online` or `away`, by address, once this device said its own `presence`."""
+        return self._sync.signs.presences
+
     # --- sending ------------------------------------------------------------------------------------------
-    async def send(self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None) -> Message:
-        """Queue a message for an address or a conversation id; it is on disk when this returns."""
-        try:
-            body = text.encode()
-        except UnicodeEncodeError:
-            raise api.ApiError("bad_request", "the text has characters that are not Unicode") from None
-        return await self._queue(to, body, "text", key, reply_to)
+    async def send(
+        self, to: str, text: str, *, key: str | None = None, reply_to: str | None = None, thread: str | None = None
+    ) -> Message:
+        """Queue a message for an address or a conversation id; it is on disk when this returns.
+
+        `reply_to` is the id of the message that it answers, `thread` that of the first one of its thread.
+        """
+        return await self._queue(to, encoded(text), "text", key, reply_to, thread=thread)
 
     async def send_body(self, to: str, body: bytes, format: str = "text", key: str | None = None) -> Message:
         """Queue any bytes."""
         return await self._queue(to, body, format, key, None)
 
-    async def _queue(self, to: str, body: bytes, format: str, key: str | None, reply_to: str | None) -> Message:
+    async def _queue(
+        self, to: str, body: bytes, format: str, key: str | None, reply_to: str | None, kind: str = "message",
+        thread: str | None = None, undo: bool = False,
+    ) -> Message:  # fmt: skip
         if self._hub.error is not None:
             raise self._hub.error
         if len(body) > api.BODY_BYTES_MAX:
             raise api.ApiError("too_large", f"a message has at most {api.BODY_BYTES_MAX} bytes, this has {len(body)}")
         if key is not None and not 1 <= len(key) <= 64:
             raise api.ApiError("bad_request", "a key has 1 to 64 characters")
-        checked(api.Send(id=1, key=key or "new", to=to, body=body, format=format, target=reply_to))
+        about = api.Send(
+            id=1, key=key or "new", to=to, body=body, format=format, target=reply_to, kind=kind, thread=thread
+        )
+        checked(about)
         draft = Draft(
             key or secrets.token_hex(KEY_BYTES), str(Address.parse(to)) if "@" in to else to, body, format, reply_to,
-            self.address, self.device, time.time_ns() // 1_000_000,
+            self.address, self.device, time.time_ns() // 1_000_000, kind, thread, undo,
         )  # fmt: skip
         connected = self._sync.is_up
+        self._sync.signs.sent(to)
         future = self._store.submit(lambda db: outbox.put(db, draft, connected))
         # A callback and not the lines after `await`: a caller that is cancelled now has queued it all the same.
         future.add_done_callback(self._queued)
-        message, _ = await asyncio.shield(future)
-        return message
+        return (await asyncio.shield(future)).message
 
-    def _queued(self, future: "asyncio.Future[tuple[Message, Row | None]]") -> None:
+    def _queued(self, future: "asyncio.Future[outbox.Queued]") -> None:
         if future.cancelled() or future.exception() is not None:
             return
-        message, row = future.result()
-        if row is not None:
-            self._hub.publish([Change("message", message)])
-            self._sync.queued(row)
+        queued = future.result()
+        if queued.row is not None:
+            is_act = queued.message.kind in ACTS
+            self._hub.publish([Change("state" if is_act else "message", queued.message)])
+            act = queued.message if is_act else None
+            self._hub.publish([Change("update", m, act=act) for m in queued.changed])
+            self._sync.queued(queued.row)
 
     async def wait(self, key: str, state: State, timeout: float) -> Message:
         """The message once it got so far, or failed or is void; `TimeoutError` when that takes too long.
@@ -242,14 +281,16 @@ class Client(Asks):
             raise api.ApiError("not_found", f"there is no failed message with key {key!r} in this profile")
         target, body, format = await self._store.run(lambda db: outbox.content(db, key))
         fresh = None if message.id is not None else key
-        return await self._queue(target, body, format, fresh, message.reply_to)
+        about = message.kind, message.thread, message.undo
+        return await self._queue(target, body, format, fresh, message.reply_to, *about)
 
     async def withdraw(self, key: str) -> bool:
         """Take back a message that is queued or was refused; whether it was only here, and is gone now."""
-        message = await self._store.run(lambda db: outbox.withdraw(db, key))
-        if message is None:
+        gone = await self._store.run(lambda db: outbox.withdraw(db, key))
+        if gone is None:
             return False
         self._hub.forget(key)
+        self._hub.publish([Change("update", m) for m in gone[1]])
         self._hub.publish([Change("conversation", detail="everything")])
         return True
 

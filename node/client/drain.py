@@ -76,7 +76,10 @@ class Drain:
                     self._room.clear()
                     await self._room.wait()
                 self._flying[row.key] = row
-                send = api.Send(id=1, key=row.key, to=row.target, body=row.body, format=row.format, target=row.reply_to)
+                send = api.Send(
+                    id=1, key=row.key, to=row.target, body=row.body, format=row.format, kind=row.kind,
+                    target=row.reply_to, thread=row.thread, undo=row.undo,
+                )  # fmt: skip
                 await self._session.submit(send, partial(self._answered, row))
 
     def _answered(self, row: Row, answer: Answer) -> None:

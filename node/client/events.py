@@ -12,6 +12,7 @@ from node.client.store import Store
 
 BUFFER_MAX = 1024  # entries in memory; a slower consumer reads on from the journal
 PAGE = 256
+PASSING_MAX = 1024  # signs of life that the consumer did not ask for yet
 
 Consumed = Callable[[int, int], None]  # journal number and mailbox position that are processed
 
@@ -29,6 +30,7 @@ class Events:
         self._store, self._hub, self._me, self._consumed = store, hub, me, consumed
         self._kinds = None if kinds is None else frozenset(kinds)
         self._buffer: deque[Entry] = deque()
+        self._passing: dict[tuple[str, str, str], Change] = {}  # of each the newest
         self._given: Entry | None = None  # with the consumer now
         self._read_n = 0  # the journal is read up to here
         self._behind = True  # the journal has more than the buffer
@@ -47,6 +49,8 @@ class Events:
             self._processed(self._given)
             self._given = None
         while True:
+            if self._passing:
+                return self._passing.pop(next(iter(self._passing)))
             while self._buffer:
                 entry = self._buffer.popleft()
                 if self._wanted(entry.change):
@@ -70,7 +74,7 @@ class Events:
         self._hub.readers.discard(self)
 
     def _wanted(self, change: Change) -> bool:
-        if change.kind in ("message", "state") and change.message is None:
+        if change.kind in ("message", "state", "update") and change.message is None:
             return False  # withdrawn since it was noted
         return self._kinds is None or change.kind in self._kinds
 
@@ -109,6 +113,16 @@ class Events:
                 self._buffer.extend(fresh)
                 self._read_n = fresh[-1].n
         self._news.set()
+
+    def pass_on(self, change: Change) -> None:
+        """Nothing to acknowledge; only for who asks for it by its kind."""
+        sign = change.sign
+        if sign is None or self._kinds is None or change.kind not in self._kinds:
+            return
+        key = (change.kind, sign.conversation, sign.who)
+        if key in self._passing or len(self._passing) < PASSING_MAX:
+            self._passing[key] = change
+            self._news.set()
 
     def wake(self) -> None:
         self._news.set()

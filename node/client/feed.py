@@ -8,7 +8,8 @@ import msgspec
 
 from node import api
 from node.client import outbox
-from node.client.model import Change, Message
+from node.client.acts import about, concerned, refold
+from node.client.model import ACTS, Change, Message
 from node.client.rows import (
     COLUMNS,
     DELIVERED,
@@ -18,6 +19,7 @@ from node.client.rows import (
     SENT,
     VOID,
     adopt,
+    by_id,
     conversations,
     fact,
     from_damaged,
@@ -64,18 +66,24 @@ def apply(db: sqlite3.Connection, me: Me, feeds: Sequence[api.Feed], journal: bo
         return Applied([], [], stored)
     found = [(item.position, m) for item, m in _messages(db, me, items)]
     found += _damaged(db, items)
+    folded = _fold(db, me, found, items)
+    found = [(at, folded.get(m.id or "", m)) for at, m in found]
     others = [(at, m) for at, m in found if not (m.mine and m.device == me.device)]
     # Our own message may come before the reply that tells its key: a screen would show it twice.
     known = others if len(others) < len(found) and not outbox.resolved(db) else found
-    shown = [Change("message", m) for _, m in known]
-    news = [(at, Change("message", m)) for at, m in others]
-    touched: dict[str, None] = dict.fromkeys(m.conversation for _, m in found)
+    shown = [Change("message", m) for _, m in known if m.kind not in ACTS]
+    came = {m.id for _, m in found}
+    shown += [Change("update", m) for m in folded.values() if m.id not in came]
+    news = [(at, change) for at, m in others if (change := _change(db, folded, m)) is not None]
+    touched: dict[str, None] = dict.fromkeys(m.conversation for m in (*(m for _, m in found), *folded.values()))
     for item in items:
         changes: list[Change] = []
         if isinstance(item, api.Watermark):
             changes = [Change("state", m) for m in _watermark(db, me, item)]
         elif isinstance(item, api.Failure):
-            changes = [Change("state", m) for m in _failure(db, item)]
+            failed = _failure(db, item)
+            changes = [Change("state", m) for m in failed]
+            shown += [Change("update", m) for m in refold(db, concerned(m for m in failed if m.kind in ACTS))]
         elif isinstance(item, api.ConversationState):
             changes = _conversation(db, item)
             touched[item.conversation] = None
@@ -91,6 +99,30 @@ def apply(db: sqlite3.Connection, me: Me, feeds: Sequence[api.Feed], journal: bo
     return Applied(shown, note(db, news) if journal else [], position)
 
 
+def _change(db: sqlite3.Connection, folded: dict[str, Message], m: Message) -> Change | None:
+    """For `events()`: a message, or what an act did to one; none while that is not here."""
+    if m.kind not in ACTS:
+        return Change("message", m)
+    of = folded.get(m.reply_to or "") or next(iter(by_id(db, [m.reply_to or ""])), None)
+    return Change("update", of, act=m) if of is not None and of.kind not in ACTS else None
+
+
+def _fold(
+    db: sqlite3.Connection, me: Me, found: Sequence[tuple[int, Message]], items: Sequence[api.Item]
+) -> dict[str, Message]:
+    """What looks otherwise now, by id: what acts that came are about, and what came after its acts."""
+    fresh = [m for _, m in found if m.id]
+    came = [i.event for i in items if isinstance(i, api.Message)]
+    ids: list[str | None] = [*concerned(fresh), *about(db, came)]
+    ids += [i.target if i.kind in ACTS else i.event for i in items if isinstance(i, api.Message) and _is_moved(i)]
+    return {m.id: m for m in refold(db, ids, me.address) if m.id}
+
+
+def _is_moved(item: api.Message) -> bool:
+    """Known before, and said again with its whole stamp, or without its body."""
+    return item.kind in ACTS or item.body is None
+
+
 def note(db: sqlite3.Connection, news: Sequence[tuple[int, Change]]) -> list[Entry]:
     """Write changes to the journal."""
     if not news:
@@ -104,6 +136,8 @@ def note(db: sqlite3.Connection, news: Sequence[tuple[int, Change]]) -> list[Ent
 
 
 def _ref(change: Change) -> str:
+    if change.act is not None:
+        return change.act.key
     if change.message is not None:
         return change.message.key
     return change.conversation.id if change.conversation is not None else change.device
@@ -119,24 +153,27 @@ def _messages(db: sqlite3.Connection, me: Me, items: Sequence[api.Item]) -> list
     # A reply gave only the milliseconds of our own stamp; and a deleted body comes as the same event without it.
     db.executemany("UPDATE message SET ord = ? WHERE id = ?", [(int(m.order, 16), m.event) for m in repeats])
     gone = [(m.event,) for m in repeats if m.body is None]
-    db.executemany("UPDATE message SET text = '', body = NULL WHERE id = ?", gone)
+    db.executemany("UPDATE message SET text = '', body = NULL, gone = 1 WHERE id = ?", gone)
     fresh = [(item, from_node(item, me.address)) for event, item in came.items() if event not in known]
     seen = _seen(db, {item.conversation for item, m in fresh if not m.mine})
     db.executemany(
         "INSERT OR IGNORE INTO message(id, key, conversation, sender, device, text, stamp, mine, state, late, ord,"
-        " kind, origin, log, seq, reply_to, unread, format) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " kind, origin, log, seq, reply_to, thread, undo, gone, mention, unread, format)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 m.id, m.key, m.conversation, m.sender, m.device, m.text, m.stamp, m.mine, 2 if m.mine else 0, m.late,
-                m.order, m.kind, m.origin, m.log, m.seq, m.reply_to,
-                not m.mine and m.seq > seen.get((m.conversation, m.log), 0), item.format,
+                m.order, m.kind, m.origin, m.log, m.seq, m.reply_to, m.thread, m.undo, m.deleted, m.mentions_me,
+                not m.mine and not m.deleted and m.kind not in ACTS
+                and m.seq > seen.get((m.conversation, m.log), 0), item.format,
             )
             for item, m in fresh
         ],
     )  # fmt: skip
     newest: dict[str, tuple[str, int]] = {}
     for item, m in fresh:
-        last = max(m.stamp, newest.get(m.conversation, ("", 0))[1])
+        last = 0 if m.kind in ACTS else m.stamp  # nothing new was said
+        last = max(last, newest.get(m.conversation, ("", 0))[1])
         newest[item.conversation] = ("" if m.mine else m.sender, last)
     db.executemany(
         "INSERT INTO conversation(id, other, last) VALUES (?, ?, ?) "
@@ -148,7 +185,7 @@ def _messages(db: sqlite3.Connection, me: Me, items: Sequence[api.Item]) -> list
     if not ours:
         return fresh
     outbox.catch_up(db, [(m.conversation, m.log, m.id or "") for m in ours])
-    now = {m.id: m for piece in pieces(m.id or "" for m in ours) for m in _by_id(db, piece)}
+    now = {m.id: m for piece in pieces(m.id or "" for m in ours) for m in by_id(db, piece)}
     return [(item, now.get(m.id, m)) for item, m in fresh]
 
 
@@ -170,11 +207,6 @@ def _damaged(db: sqlite3.Connection, items: Sequence[api.Item]) -> list[tuple[in
         )
         found.append((item.position, m))
     return found
-
-
-def _by_id(db: sqlite3.Connection, ids: Sequence[str]) -> list[Message]:
-    found = db.execute(f"SELECT {COLUMNS} FROM message WHERE id IN ({marks(len(ids))})", ids)
-    return [message(row) for row in found]
 
 
 def _seen(db: sqlite3.Connection, ids: set[str]) -> dict[tuple[str, str], int]:

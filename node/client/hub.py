@@ -20,6 +20,8 @@ class Reader(Protocol):
 
     def push(self, entries: Sequence[Entry]) -> None: ...
 
+    def pass_on(self, change: Change) -> None: ...
+
     def wake(self) -> None: ...
 
 
@@ -44,6 +46,13 @@ class Hub:
                 screen.put(change)
         for reader in self.readers:
             reader.push(entries)
+
+    def pass_on(self, change: Change) -> None:
+        """A sign of life: to whoever looks now."""
+        for screen in self.screens:
+            screen.put(change)
+        for reader in self.readers:
+            reader.pass_on(change)
 
     def _own(self, message: Message) -> None:
         self._recent[message.key] = message
@@ -133,12 +142,14 @@ class Screen:
         if len(self._pending) >= PENDING_CHANGES_MAX:
             self._pending.clear()
             change = Change("conversation", detail="everything")
-        # A state is drawn on the message: the newest of both holds all there is to know.
-        kind = "message" if change.kind == "state" else change.kind
+        # A state and what was done to it are drawn on the message: the newest of all holds all there is to know.
+        kind = "message" if change.kind in ("state", "update") else change.kind
         conversation = change.conversation.id if change.conversation else ""
         key = change.message.key if change.message else conversation or change.device
+        if change.sign is not None:
+            key = f"{change.sign.conversation} {change.sign.who}"
         old = self._pending.get((kind, key))
-        if old is not None and old.kind == "message" and change.kind == "state":
+        if old is not None and old.kind == "message" and change.kind in ("state", "update"):
             change = Change("message", change.message)
         self._pending[kind, key] = change
         self._news.set()

@@ -63,13 +63,14 @@ class Keeper:
         me = self._me
 
         def job(db: sqlite3.Connection) -> tuple[list[Change], Applied]:
-            own, begun = outbox.settle(db, outcomes) if outcomes else ([], [])
+            own, begun, changed = outbox.settle(db, outcomes) if outcomes else outbox.Settled([], [], [])
             changes = [Change("state", m) for m in own]
             states = [] if shown else feed.note(db, [(0, change) for change in changes])
             applied = feed.apply(db, me, feeds, journal=not shown)
             if shown:
                 marks.consume_all(db)
             changes += [Change("conversation", conversation=c) for c in conversations(db, begun)] if begun else []
+            changes += [Change("update", m) for m in changed]
             return changes, applied._replace(entries=[*states, *applied.entries])
 
         changes, applied = await self._store.run(job)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from node import api
 from node.client.feed import Entry, Me, see
 from node.client.model import Change, Message
-from node.client.rows import COLUMNS, by_key, conversations, fact, message, set_fact
+from node.client.rows import COLUMNS, IS_ACT, by_id, by_key, conversations, fact, message, set_fact
 
 
 class Cursor(NamedTuple):
@@ -60,6 +60,10 @@ def journal(db: sqlite3.Connection, after: int, limit: int) -> list[Entry]:
     for n, position, kind, ref, detail in rows:
         if kind in ("message", "state"):
             change = Change(kind, by_key(db, ref), detail=detail)
+        elif kind == "update":
+            act = by_key(db, ref)
+            about = next(iter(by_id(db, [act.reply_to or ""])), None) if act is not None else None
+            change = Change(kind, about, detail=detail, act=act)
         elif kind == "device":
             change = Change(kind, device=ref, detail=detail)
         else:
@@ -86,7 +90,7 @@ def everything(db: sqlite3.Connection, me: Me, after: int, upto: int, limit: int
     """All messages of others and of one's other devices, in order of arrival."""
     rows = db.execute(
         f"SELECT n, {COLUMNS} FROM message WHERE n > ? AND n <= ? AND NOT (mine AND device = ?) AND id IS NOT NULL "
-        "ORDER BY n LIMIT ?",
+        f"AND NOT {IS_ACT} ORDER BY n LIMIT ?",
         (after, upto, me.device, limit),
     ).fetchall()
     return [Entry(n, 0, Change("message", message(row))) for n, *row in rows]

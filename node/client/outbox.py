@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from node import api
+from node.client.acts import concerned, refold
 from node.client.model import Message
 from node.client.rows import (
     ACCEPTED,
@@ -38,6 +39,9 @@ class Row(NamedTuple):
     format: str
     reply_to: str | None
     tried: bool
+    kind: str = "message"
+    thread: str | None = None
+    undo: bool = False
 
 
 class Draft(NamedTuple):
@@ -51,41 +55,56 @@ class Draft(NamedTuple):
     sender: str
     device: str
     now_ms: int
+    kind: str = "message"
+    thread: str | None = None
+    undo: bool = False
 
 
-def put(db: sqlite3.Connection, draft: Draft, tried: bool) -> tuple[Message, Row | None]:
+class Queued(NamedTuple):
+    """What a draft became."""
+
+    message: Message
+    row: Row | None  # none: it is known already
+    changed: list[Message]  # messages that look otherwise because of it
+
+
+def put(db: sqlite3.Connection, draft: Draft, tried: bool) -> Queued:
     """Queue a message; a key that is known already stands for the same message, or is a `conflict`.
 
     `tried` is set from the start while the node is connected: it then leaves at once, and marking it first would
     cost a second commit.
     """
     known = db.execute(
-        "SELECT target, text, body, format, reply_to, state, id FROM message WHERE key = ?", (draft.key,)
+        "SELECT target, text, body, format, reply_to, kind, thread, undo, state, id FROM message WHERE key = ?",
+        (draft.key,),
     ).fetchone()
+    about = (draft.format, draft.reply_to, draft.kind, draft.thread, draft.undo)
     if known:
-        target, text, body, format, reply_to, state, event = known
-        same = (target, text.encode() if body is None else body, format, reply_to)
-        if same != (draft.target, draft.body, draft.format, draft.reply_to):
+        target, text, body, *same, state, event = known
+        if (target, text.encode() if body is None else body, *same) != (draft.target, draft.body, *about):
             raise api.ApiError("conflict", f"key {draft.key!r} was used for another message")
         row = requeue(db, draft.key) if state == FAILED and event is None else None
-        return _present(by_key(db, draft.key)), row
+        return _queued(db, draft.key, row)
     found = db.execute(
         "SELECT id FROM conversation WHERE other = ? OR id = ? LIMIT 1", (draft.target, draft.target)
     ).fetchone()
     text = draft.body.decode("utf-8", "replace")
     kept = None if text.encode() == draft.body else draft.body
     n = db.execute(
-        "INSERT INTO message(key, conversation, sender, device, text, stamp, mine, state, reply_to, target, format,"
-        " body, tried, ord) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO message(key, conversation, sender, device, text, stamp, mine, state, target, body, tried, ord,"
+        " format, reply_to, kind, thread, undo) VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (draft.key, found[0] if found else draft.target, draft.sender, draft.device, text, draft.now_ms, QUEUED,
-         draft.reply_to, draft.target, draft.format, kept, tried, QUEUED_ORDER),
+         draft.target, kept, tried, QUEUED_ORDER, *about),
     ).lastrowid  # fmt: skip
     assert n is not None
-    queued = Message(
-        None, draft.key, found[0] if found else draft.target, draft.sender, draft.device, text, draft.now_ms, True,
-        "queued", reply_to=draft.reply_to,
-    )  # fmt: skip
-    return queued, Row(n, draft.key, draft.target, draft.body, draft.format, draft.reply_to, tried)
+    row = Row(n, draft.key, draft.target, draft.body, draft.format, draft.reply_to, tried, *about[2:])
+    return _queued(db, draft.key, row)
+
+
+def _queued(db: sqlite3.Connection, key: str, row: Row | None) -> Queued:
+    message = _present(by_key(db, key))
+    changed = refold(db, concerned([message])) if row is not None else []
+    return Queued(_present(by_key(db, key)) if message.reply_to else message, row, changed)
 
 
 def requeue(db: sqlite3.Connection, key: str) -> Row | None:
@@ -103,13 +122,14 @@ def requeue(db: sqlite3.Connection, key: str) -> Row | None:
 def page(db: sqlite3.Connection, after: int, limit: int) -> list[Row]:
     """What waits, in the order it was written."""
     found = db.execute(
-        "SELECT n, key, target, text, body, format, reply_to, tried FROM message WHERE state = 1 AND n > ? "
+        "SELECT n, key, target, text, body, format, reply_to, tried, kind, thread, undo FROM message "
+        "WHERE state = 1 AND n > ? "
         "ORDER BY n LIMIT ?",
         (after, limit),
     )
     return [
-        Row(n, key, target, text.encode() if body is None else body, format, reply_to, bool(tried))
-        for n, key, target, text, body, format, reply_to, tried in found
+        Row(n, key, to, text.encode() if body is None else body, form, reply_to, bool(tried), kind, thread, bool(undo))
+        for n, key, to, text, body, form, reply_to, tried, kind, thread, undo in found
     ]
 
 
@@ -126,13 +146,14 @@ def mark_tried(db: sqlite3.Connection, keys: Iterable[str]) -> set[str]:
     return still
 
 
-def withdraw(db: sqlite3.Connection, key: str) -> Message | None:
-    """Take back what the node certainly does not have: it never left this machine, or was refused."""
+def withdraw(db: sqlite3.Connection, key: str) -> tuple[Message, list[Message]] | None:
+    """Take back what the node certainly does not have: it never left this machine, or was refused. With it what looks
+    otherwise now."""
     found = by_key(db, key)
     gone = db.execute(
         "DELETE FROM message WHERE key = ? AND id IS NULL AND (state = 1 AND tried = 0 OR state = 6)", (key,)
     ).rowcount
-    return found if gone else None
+    return (found, refold(db, concerned([found]))) if found is not None and gone else None
 
 
 def content(db: sqlite3.Connection, key: str) -> tuple[str, bytes, str]:
@@ -146,8 +167,16 @@ def content(db: sqlite3.Connection, key: str) -> tuple[str, bytes, str]:
 Outcome = tuple[str, api.Accepted | str]  # key; what the node gave, or why it refused
 
 
-def settle(db: sqlite3.Connection, outcomes: Sequence[Outcome]) -> tuple[list[Message], list[str]]:
-    """Replies to sends; gives the messages as they stand now, and the conversations that began with them."""
+class Settled(NamedTuple):
+    """What replies to sends changed."""
+
+    own: list[Message]  # as they stand now, acts among them
+    begun: list[str]  # conversations
+    changed: list[Message]  # by acts that were taken, or refused
+
+
+def settle(db: sqlite3.Connection, outcomes: Sequence[Outcome]) -> Settled:
+    """Store replies to sends."""
     accepted = [(key, answer) for key, answer in outcomes if not isinstance(answer, str)]
     # The feed may have brought the event before its reply came: the outbox row is the one that keeps its key.
     db.executemany("DELETE FROM message WHERE id = ? AND key <> ?", [(a.event, key) for key, a in accepted])
@@ -170,7 +199,9 @@ def settle(db: sqlite3.Connection, outcomes: Sequence[Outcome]) -> tuple[list[Me
     for piece in pieces(key for key, _ in outcomes):
         rows = db.execute(f"SELECT {COLUMNS} FROM message WHERE key IN ({marks(len(piece))})", piece)
         found |= {m.key: m for m in map(message, rows)}
-    return [found[key] for key, _ in outcomes if key in found], begun
+    answered = [found[key] for key, _ in outcomes if key in found]
+    linked = [m for m in answered if m.reply_to or m.thread]
+    return Settled(answered, begun, refold(db, concerned(linked)) if linked else [])
 
 
 def _place(db: sqlite3.Connection, accepted: Sequence[tuple[str, api.Accepted]]) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from node import api
-from node.client.model import DAMAGED, Conversation, Message, State
+from node.client.fold import NOTHING, Folded, apply, mentions
+from node.client.model import ACTS, DAMAGED, Conversation, Message, State
 
 STATES: tuple[State, ...] = ("", "queued", "accepted", "sent", "delivered", "read", "failed", "void")
 RANK: dict[str, int] = {state: rank for rank, state in enumerate(STATES)}
@@ -18,17 +19,22 @@ QUEUED_ORDER = 1 << 62  # above every signed stamp: what is only queued stands a
 IDS_PER_STATEMENT_MAX = 500  # below SQLite's limit on parameters
 COLUMNS = (
     "id, key, conversation, sender, device, text, stamp, mine, state, reason, late, ord, kind, origin, log, seq, "
-    "reply_to"
+    "reply_to, thread, undo, gone, mention, fold"
 )
+IS_ACT = f"kind IN {ACTS}"
+_folded = msgspec.msgpack.Decoder(Folded)
 
 
 def message(row: Sequence[Any]) -> Message:
     """A row of COLUMNS."""
     id, key, conversation, sender, device, text, stamp, mine, state, reason, late, order, *rest = row
-    return Message(
+    kind, origin, log, seq, reply_to, thread, undo, gone, mention, fold = rest
+    plain = Message(
         id, key, conversation, sender, device, text, stamp, bool(mine), STATES[state], reason, bool(late),
-        order if order < QUEUED_ORDER else 0, *rest,
+        order if order < QUEUED_ORDER else 0, kind, origin, log, seq, reply_to, thread, bool(undo), bool(gone),
+        mentions_me=bool(mention),
     )  # fmt: skip
+    return apply(plain, _folded.decode(fold) if fold is not None else NOTHING)
 
 
 def from_node(item: api.Message, me: str, key: str | None = None) -> Message:
@@ -39,7 +45,8 @@ def from_node(item: api.Message, me: str, key: str | None = None) -> Message:
     return Message(
         item.event, key or RECEIVED + item.event, item.conversation, item.sender, item.device, text, item.stamp, mine,
         STATES[RANK[state]] if mine else "", item.reason, item.late, int(item.order, 16), item.kind, item.origin,
-        item.log, item.seq, item.target,
+        item.log, item.seq, item.target, item.thread, item.undo, item.body is None and item.kind not in ACTS,
+        mentions_me=not mine and item.kind not in ACTS and mentions(text, me),
     )  # fmt: skip
 
 
@@ -93,6 +100,11 @@ def by_key(db: sqlite3.Connection, key: str) -> Message | None:
     return message(row) if row else None
 
 
+def by_id(db: sqlite3.Connection, ids: Sequence[str]) -> list[Message]:
+    """As many as one statement takes."""
+    return [message(r) for r in db.execute(f"SELECT {COLUMNS} FROM message WHERE id IN ({marks(len(ids))})", ids)]
+
+
 def page(db: sqlite3.Connection, target: str, before: int | str | None, limit: int) -> list[Message]:
     """The newest messages of a conversation (id or the other's address) before one, oldest first.
 
@@ -108,23 +120,23 @@ def page(db: sqlite3.Connection, target: str, before: int | str | None, limit: i
             return []
         end = where
     found_rows = db.execute(
-        f"SELECT {COLUMNS} FROM message WHERE conversation IN (?, ?) AND (ord, n) < (?, ?) "
+        f"SELECT {COLUMNS} FROM message WHERE conversation IN (?, ?) AND (ord, n) < (?, ?) AND NOT {IS_ACT} "
         "ORDER BY ord DESC, n DESC LIMIT ?",
-        (*_names(db, target), *end, limit),
+        (*names(db, target), *end, limit),
     ).fetchall()
     return [message(row) for row in reversed(found_rows)]
 
 
 def only_here(db: sqlite3.Connection, target: str) -> list[Message]:
-    """Own messages of a conversation (id or the other's address) that the node does not have, oldest first."""
+    """Own messages and acts of a conversation (id or the other's address) that the node does not have, oldest first."""
     found = db.execute(
         f"SELECT {COLUMNS} FROM message WHERE id IS NULL AND conversation IN (?, ?) ORDER BY ord, n",
-        _names(db, target),
+        names(db, target),
     )
     return [message(row) for row in found]
 
 
-def _names(db: sqlite3.Connection, target: str) -> tuple[str, str]:
+def names(db: sqlite3.Connection, target: str) -> tuple[str, str]:
     """What messages of a conversation may be filed under."""
     found = db.execute("SELECT id FROM conversation WHERE other = ? ORDER BY last DESC", (target,)).fetchone()
     return (found[0] if found else target, target)
@@ -136,8 +148,8 @@ def conversations(db: sqlite3.Connection, ids: Sequence[str] | None = None) -> l
     found = db.execute(
         f"""SELECT c.id, c.other, c.state, c.last,
           (SELECT count(*) FROM message m WHERE m.conversation = c.id AND m.unread),
-          (SELECT text FROM message m WHERE m.conversation = c.id ORDER BY ord DESC, n DESC LIMIT 1),
-          (SELECT stamp FROM message m WHERE m.conversation = c.id ORDER BY ord DESC, n DESC LIMIT 1),
+          (SELECT count(*) FROM message m WHERE m.conversation = c.id AND m.unread AND m.mention),
+          (SELECT n FROM message m WHERE m.conversation = c.id AND NOT {IS_ACT} ORDER BY ord DESC, n DESC LIMIT 1),
           (SELECT coalesce(max(m.stamp), 0) FROM readmark r JOIN message m
              ON m.conversation = r.conversation AND m.log = r.log AND m.seq = r.seq WHERE r.conversation = c.id)
         FROM conversation c {where} ORDER BY c.last DESC, c.id""",
@@ -146,21 +158,35 @@ def conversations(db: sqlite3.Connection, ids: Sequence[str] | None = None) -> l
     hidden = {id for id, _, state, *_ in found if state == "declined"}
     if hidden:  # who writes to somebody they declined wants to see it, also before the node knows
         hidden.difference_update(row[0] for row in db.execute("SELECT conversation FROM message WHERE state = 1"))
+    newest = _by_number(db, [n for *_, n, _ in found if n is not None])
     listed = [
-        Conversation(id, other, unread, text or "", max(last, stamp or 0), state == "request", read_upto)
-        for id, other, state, last, unread, text, stamp, read_upto in found
+        Conversation(
+            id, other, unread, last_text(newest.get(n)), max(last, newest[n].stamp if n in newest else 0),
+            state == "request", read_upto, mentioned,
+        )
+        for id, other, state, last, unread, mentioned, n, read_upto in found
         if id not in hidden
-    ]
+    ]  # fmt: skip
     if ids is not None:
         return listed
     return sorted([*listed, *_begun(db)], key=lambda c: (-c.last_stamp, c.id))
+
+
+def _by_number(db: sqlite3.Connection, numbers_: Sequence[int]) -> dict[int, Message]:
+    query = f"SELECT n, {COLUMNS} FROM message WHERE n IN {NUMBERS}"
+    return {n: message(row) for n, *row in db.execute(query, (numbers(numbers_),))}
+
+
+def last_text(m: Message | None) -> str:
+    """For a list."""
+    return "" if m is None else "(deleted)" if m.deleted else m.text
 
 
 def _begun(db: sqlite3.Connection) -> list[Conversation]:
     """Conversations that only this device knows: the node did not take the first message yet, or refused it."""
     found = db.execute(
         "SELECT conversation, text, stamp, max(n) FROM message WHERE id IS NULL AND conversation = target "
-        "AND instr(target, '@') GROUP BY conversation"
+        f"AND instr(target, '@') AND NOT {IS_ACT} GROUP BY conversation"
     )
     return [Conversation(address, address, last_text=text, last_stamp=stamp) for address, text, stamp, _ in found]
 

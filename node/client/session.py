@@ -29,8 +29,13 @@ class Session:
     full `feeds` stops the reading, so the node feels a slow disk here.
     """
 
-    def __init__(self, wire: Wire, on_light: Callable[[api.PeerLight], None] = lambda _: None) -> None:
-        self._wire, self._on_light = wire, on_light
+    def __init__(
+        self,
+        wire: Wire,
+        on_light: Callable[[api.PeerLight], None] = lambda _: None,
+        on_sign: Callable[[api.Ephemeral], None] = lambda _: None,
+    ) -> None:
+        self._wire, self._on_light, self._on_sign = wire, on_light, on_sign
         self.why = wire.channel.why  # not the first choice of transport; for people
         self._encode = wire.codec.encode
         self._ids = count(1)
@@ -171,6 +176,8 @@ class Session:
             self._answer(frame.id, error)
         elif isinstance(frame, api.PeerLight):
             self._on_light(frame)
+        elif isinstance(frame, api.Ephemeral):
+            self._on_sign(frame)
         elif isinstance(frame, api.Goodbye):
             raise Lost(f"the node closed the connection: {frame.reason or frame.code}")
 

@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from node.client.acts import refold
 from node.client.errors import NewerStore, StoreError
 
-VERSION = 2
+VERSION = 3
 JOBS_PER_TRANSACTION_MAX = 512
 CACHE_KIB = 2048
 T = TypeVar("T")
@@ -39,8 +40,15 @@ CREATE TABLE message(
   target TEXT NOT NULL DEFAULT '',      -- of own messages of this device: to whom
   format TEXT NOT NULL DEFAULT 'text',
   body BLOB,                            -- only when it is not the text in UTF-8
-  tried INTEGER NOT NULL DEFAULT 0      -- may have left this machine
+  tried INTEGER NOT NULL DEFAULT 0,     -- may have left this machine
+  thread TEXT, undo INTEGER NOT NULL DEFAULT 0,
+  gone INTEGER NOT NULL DEFAULT 0,      -- its body was deleted
+  mention INTEGER NOT NULL DEFAULT 0,   -- names this user
+  fold BLOB                             -- what was done to it, made anew from the acts by `acts.refold`
 );
+CREATE INDEX message_about ON message(reply_to) WHERE reply_to IS NOT NULL;
+CREATE INDEX message_thread ON message(thread) WHERE thread IS NOT NULL;
+CREATE INDEX message_pins ON message(conversation) WHERE kind = 'pin';
 CREATE INDEX message_order ON message(conversation, ord);
 CREATE INDEX message_log ON message(conversation, log, seq);  -- a log's name is unique in its conversation
 CREATE INDEX message_outbox ON message(n) WHERE state = 1;
@@ -69,6 +77,17 @@ KEYS_APART = """
 UPDATE journal SET ref = 'received-message:' || ref
   WHERE kind IN ('message', 'state') AND ref IN (SELECT id FROM message WHERE id = key);
 UPDATE message SET key = 'received-message:' || id WHERE id = key;
+"""
+# Version 2 knew messages only.
+ACTS_COME = """
+ALTER TABLE message ADD COLUMN thread TEXT;
+ALTER TABLE message ADD COLUMN undo INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE message ADD COLUMN gone INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE message ADD COLUMN mention INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE message ADD COLUMN fold BLOB;
+CREATE INDEX message_about ON message(reply_to) WHERE reply_to IS NOT NULL;
+CREATE INDEX message_thread ON message(thread) WHERE thread IS NOT NULL;
+CREATE INDEX message_pins ON message(conversation) WHERE kind = 'pin';
 """
 
 
@@ -231,5 +250,10 @@ def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
         )
     if version == 0:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-    elif version == 1:
-        connection.executescript(f"BEGIN IMMEDIATE; {KEYS_APART} PRAGMA user_version={VERSION}; COMMIT;")
+    elif version < VERSION:
+        steps = KEYS_APART + ACTS_COME if version == 1 else ACTS_COME
+        connection.executescript(f"BEGIN IMMEDIATE; {steps}")
+        answers = connection.execute("SELECT id FROM message WHERE reply_to IS NOT NULL AND id IS NOT NULL").fetchall()
+        refold(connection, (row[0] for row in answers))
+        connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute("COMMIT")

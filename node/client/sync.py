@@ -22,6 +22,7 @@ from node.client.model import Change, Lights
 from node.client.outbox import Row
 from node.client.rows import set_fact
 from node.client.session import Session
+from node.client.signs import Signs
 from node.client.store import Store
 from node.client.wire import Connect
 
@@ -60,6 +61,7 @@ class Sync:
         self._drain: Drain | None = None
         self._keeper = Keeper(store, hub, me, cursor)
         self.consumed = self._keeper.consumed
+        self.signs = Signs(hub)
         self.display_name = ""  # as of the newest connection
         self._failures = 0
         self._reason = ""
@@ -126,6 +128,7 @@ class Sync:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self.signs.close()
         await self._keeper.flush()
 
     # --- the supervised task ------------------------------------------------------------------------------
@@ -171,7 +174,7 @@ class Sync:
 
     async def _once(self) -> None:
         wire = await self._connect()
-        session = Session(wire, self._peer)
+        session = Session(wire, self._peer, self.signs.take)
         running = asyncio.create_task(session.run())
         tasks: list[asyncio.Task[None]] = [running]
         keeping: asyncio.Task[None] | None = None
@@ -189,6 +192,7 @@ class Sync:
                     task.result()
         finally:
             self._session = self._drain = None
+            self.signs.down()
             self._keeper.begin(None)
             for task in tasks:
                 task.cancel()
@@ -231,6 +235,7 @@ class Sync:
 
     def _up(self, session: Session, drain: Drain) -> None:
         self._session, self._drain = session, drain
+        self.signs.up(session)
         self._reason = ""
         self._reads.set()  # marks made while offline
         self._light("up", session.why)

@@ -22,7 +22,7 @@ LOST = "lost"  # the origin does not have it any more (PROTOCOL.md 4.13)
 # Events that do not stand: the final verdicts of PROTOCOL.md 5.4 under which one is remembered.
 REFUSALS = (
     "unknown_user", "declined", "unknown_kind", "bad_event", "bad_body", "bad_notices", "bad_signature", "clock",
-    "not_member",
+    "not_member", "not_yours", "too_many",
 )  # fmt: skip
 
 
@@ -75,16 +75,28 @@ def _missing(value: Any) -> bool:
     return type(value) is bytes and len(value) % 8 == 0
 
 
+def _places(value: Any) -> bool:
+    return type(value) is bytes and len(value) % rows.PLACE_BYTES == 0
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is int and value in (0, 1)
+
+
 _BY_TYPE: dict[str, Check] = {
     "int": _number, "str": _text, "bytes": _bytes, "bytes | None": lambda value: value is None or _bytes(value),
 }  # fmt: skip
 _BY_NAME: dict[str, Check] = {
     "stamp": is_stamp, "last_stamp": is_stamp, "node": _hash, "peer": _hash, "origin": _hash, "conversation": _hash,
-    "head": _hash, "event": _hash, "log": _log, "incarnation": _incarnation, "local": _name, "signature": _sized(64),
+    "head": _hash, "event": _hash, "target": _hash, "log": _log, "incarnation": _incarnation, "local": _name,
+    "signature": _sized(64),
 }  # fmt: skip
 _EXACT: dict[tuple[type, str], Check] = {
     (rows.Account, "state"): _one_of("active", "disabled", "deleted"),
     (rows.Account, "requests"): _one_of("strangers", "everyone"),
+    (rows.Account, "presence"): _one_of("contacts", "nobody"),
+    (rows.Block, "local"): _no_name_or(_name),
+    (rows.Block, "other"): _no_name_or(_name),
     (rows.Device, "signing_key"): _sized(32),
     (rows.Device, "token_hash"): _hash,
     (rows.Invite, "code_hash"): _hash,
@@ -99,7 +111,10 @@ _EXACT: dict[tuple[type, str], Check] = {
     (rows.Standing, "state"): _one_of("open", "request", "declined"),
     (rows.Outbound, "head"): _number,
     (rows.Heal, "restored"): is_stamp,
-    (rows.StoredEvent, "late"): lambda value: type(value) is int and value in (0, 1),
+    (rows.StoredEvent, "late"): _flag,
+    (rows.Aimed, "deleted"): _flag,
+    (rows.Aimed, "edits"): _places,
+    (rows.Aimed, "marks"): _places,
     (rows.Receipt, "missing"): _missing,
 }
 _DEFAULTS: dict[tuple[type, str], Any] = {
@@ -108,6 +123,9 @@ _DEFAULTS: dict[tuple[type, str], Any] = {
     (rows.Account, "state"): "disabled",
     (rows.Account, "requests"): "everyone",
     (rows.Account, "created_ms"): 0,
+    (rows.Account, "presence"): "nobody",
+    (rows.Account, "blocks"): 1,  # they are looked up
+    (rows.Block, "added_ms"): 0,
     (rows.Device, "name"): "",
     (rows.Device, "created_ms"): 0,
     (rows.Device, "seen_ms"): 0,
@@ -146,6 +164,9 @@ _DEFAULTS: dict[tuple[type, str], Any] = {
     (rows.Failed, "reason"): "",
     (rows.Failed, "at_ms"): 0,
     (rows.Evidence, "at_ms"): 0,
+    (rows.Aimed, "deleted"): 1,  # what may be deleted is not kept
+    (rows.Aimed, "edits"): b"",
+    (rows.Aimed, "marks"): b"",
 }
 
 

@@ -12,7 +12,7 @@ from federation.errors import ProtocolError
 from federation.event import KINDS, NOTICES, Event, Signed, is_lost, read_event, signature_holds
 from federation.ids import Log, notice_conversation
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
-from node.core import log, rows
+from node.core import acts, log, rows
 from node.core.context import Context
 from node.core.quota import charge
 from node.core.view import Key, View
@@ -153,6 +153,7 @@ class TakeBack:
 
     def _want(self, view: View, context: Context) -> None:
         """What our own notices are about, asked for in one round."""
+        acts.came(view, self.segment.events)
         receipts = [r for signed in self.segment.events for r in _receipts(self.segment, signed)]
         view.want(
             *((rows.Receipt, (self._theirs(r), context.node, r.member)) for r in receipts),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from federation.event import Event, Header, Predecessor, Signed, body_hash, event_id, sign_event
 from federation.ids import Log, User, digest, direct_conversation, notice_conversation, to_text
 from node import api, coding
-from node.core import rows
+from node.core import acts, rows
 from node.core.context import Context
 from node.core.damage import LOST, refused_place
 from node.core.view import Key, View
@@ -67,6 +67,7 @@ def append(
     device: bytes = b"",
     target: bytes | None = None,
     expires_ms: int | None = None,
+    ext: dict[str, bytes] | None = None,
 ) -> Event:
     """Sign the next event of our log of this conversation and move the log's head (PROTOCOL.md 4.4)."""
     log = Log(conversation, context.node, context.incarnation)
@@ -97,21 +98,23 @@ def append(
         body_hash=body_hash(body),
         body_bytes=len(body),
         expires_ms=expires_ms,
+        ext=ext or {},
     )
     event = sign_event(header, body, context.key)
-    store(view, context, event)
+    store(view, context, event, ours=True)
     return event
 
 
-def store(view: View, context: Context, event: Event, refused: str = "", late: bool = False) -> None:
-    """Keep an event and move its log's head to it."""
+def store(view: View, context: Context, event: Event, late: bool = False, ours: bool = False) -> None:
+    """Keep an event and move its log's head to it. What it deletes loses its body, whichever of them came first."""
     h = event.header
     log = h.log.key
-    body = None if refused else event.signed.body
+    body = acts.settle(view, event, ours)
+    view.put(rows.Place(event.id, log, h.seq, h.conversation))
     view.put(
         rows.StoredEvent(
             log, h.seq, event.id, h.conversation, h.stamp, h.sender, h.device, h.kind,
-            event.signed.header, event.signed.signature, body, context.now_ms, int(late), refused,
+            event.signed.header, event.signed.signature, body, context.now_ms, int(late), "",
         )
     )  # fmt: skip
     # Our clock goes on from the newest of these after a restart: what it did not follow must not get there.

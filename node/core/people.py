@@ -58,6 +58,7 @@ class ChangeAccount:
     password: str | None = None
     display_name: str | None = None
     requests: str | None = None
+    presence: str | None = None
     revoke: tuple[bytes, ...] = ()  # devices of the user that end with it
     while_held: ClassVar = True
 
@@ -69,13 +70,14 @@ class ChangeAccount:
         account = view.get(rows.Account, self.local)
         if account is None or account.state == "deleted":
             raise ApiError("not_found", f"there is no user {self.local}")
-        if self.display_name is not None or self.requests is not None:  # what people change themselves
+        if (self.display_name, self.requests, self.presence) != (None, None, None):  # what people change themselves
             authorize(view, context, self.local, "profile")
         account = account._replace(
             state=self.state or account.state,
             password=account.password if self.password is None else self.password,
             display_name=account.display_name if self.display_name is None else self.display_name,
             requests=self.requests or account.requests,
+            presence=self.presence or account.presence,
         )
         if account.state == "deleted":
             account = account._replace(password="", display_name="")

@@ -8,7 +8,7 @@ from federation.ids import INCARNATION_BYTES, NODE_ID_BYTES, Log, User, from_tex
 from node import api
 from node.api import ApiError
 from node.core import log, rows
-from node.core.authorize import authorize
+from node.core.authorize import authorize, block_keys, is_blocked
 from node.core.context import Context
 from node.core.view import Key, View
 
@@ -42,9 +42,8 @@ class Acknowledge:
             yield rows.LogHead, (key,)
             yield rows.Receipt, (key, context.node, self.local)
             yield rows.Standing, (seen.log.conversation, self.local)
-            if seen.log.origin == context.node:
-                yield rows.Conversation, (seen.log.conversation,)
-            else:
+            yield rows.Conversation, (seen.log.conversation,)
+            if seen.log.origin != context.node:
                 notices = notice_conversation(context.node, seen.log.origin)
                 yield from log.append_keys(context, notices, (User(seen.log.origin, ""),))
 
@@ -59,7 +58,7 @@ class Acknowledge:
             view.put(device._replace(acked=self.position, seen_ms=context.now_ms))
             log.fetched(view, self.local, self.position)
         own = (view.get(rows.Conversation, s.log.conversation) for s in self.seen if s.log.origin == context.node)
-        view.want(*_mailboxes(context, own))
+        view.want(*_mailboxes(context, own), *self._blocks(view, context))
         marks = [mark for seen in self.seen if (mark := _progress(view, context, self.local, seen))]
         if marks:
             conversation = self.seen[0].log.conversation
@@ -68,9 +67,34 @@ class Acknowledge:
                 log.conversation_fact(view, context, standing, tuple(marks))
         return api.Done()
 
+    def _blocks(self, view: View, context: Context) -> Iterable[Key]:
+        """Asked for together, as the mailboxes are."""
+        account = view.get(rows.Account, self.local)
+        assert account is not None
+        for seen in self.seen:
+            for other in _others(view, context, self.local, seen.log.conversation):
+                yield from block_keys(context, account, other)
+
+
+def _others(view: View, context: Context, local: str, conversation: bytes) -> list[User]:
+    row = view.get(rows.Conversation, conversation)
+    return [m for m in log.members(row) if m != User(context.node, local)] if row is not None else []
+
+
+def _hears_nothing(view: View, context: Context, local: str, conversation: bytes) -> bool:
+    """Whether the other member of a direct conversation is blocked by this one."""
+    account = view.get(rows.Account, local)
+    assert account is not None
+    return any(is_blocked(view, context, account, m) for m in _others(view, context, local, conversation))
+
 
 def _progress(view: View, context: Context, local: str, seen: Seen) -> api.Mark | None:
-    """Raise one watermark; gives the read mark for the user's other devices when that moved."""
+    """Raise one watermark; gives the read mark for the user's other devices when that moved.
+
+    While they block the other one nothing moves: it could only be shown to go back.
+    """
+    if _hears_nothing(view, context, local, seen.log.conversation):
+        return None
     head = view.get(rows.LogHead, seen.log.key)
     standing = view.get(rows.Standing, seen.log.conversation, local)
     assert head is not None
@@ -306,6 +330,8 @@ class Consent:
         standing = view.get(rows.Standing, self.conversation, self.local)
         if standing is None:
             raise ApiError("not_found", "no such request")
+        if self.accept and _hears_nothing(view, context, self.local, self.conversation):
+            raise ApiError("blocked", "the other one is blocked; unblock them first")
         state = "open" if self.accept else "declined"
         if (standing.state != state) != self.opened:
             if not self.opened:

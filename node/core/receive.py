@@ -19,7 +19,8 @@ from federation.event import (
 from federation.identity import check_chain, decode_chain, event_keys
 from federation.ids import Log, User, direct_conversation, notice_conversation
 from federation.wire import LogAck, Receipt, Segment, Verdict, decode_notices
-from node.core import log, rows
+from node.core import acts, log, rows
+from node.core.authorize import is_blocked
 from node.core.context import FUTURE_MS_MAX, Context
 from node.core.damage import LOST, refused_place
 from node.core.heal import waits_for_home
@@ -44,6 +45,12 @@ def _keys(chain: bytes) -> tuple[bytes, ...]:
 REPLAYED = rows.LogHead(b"", b"", b"", b"", 0, b"", 0)  # the one before it was looked at when it came
 QUARANTINED = "quarantined"
 KEPT = "that node could not process it; it is kept there, and its administrator may deliver it yet"
+
+
+WRONG_ACTS = {
+    "not_yours": "only who wrote a message may edit or delete it (PROTOCOL.md 4.16)",
+    "too_many": f"more than {acts.OF_ONE_MAX} edits, reactions and pins of one person on one message",
+}
 
 
 class Refuse(Exception):
@@ -87,6 +94,9 @@ class Receive:
             yield rows.Account, (local,)
             yield rows.Mailbox, (local,)
             yield rows.Standing, (self.segment.conversation, local)
+            for node, other in self.segment.members:
+                if node == self.peer:
+                    yield rows.Block, ("", node, other)
 
     def decide(self, view: View, context: Context) -> LogAck:
         """The cumulative acknowledgement for this log (PROTOCOL.md 5.3)."""
@@ -165,13 +175,15 @@ class Receive:
         log_, first = self._log.key, self.segment.first
         head = view.get(rows.LogHead, log_)
         upto = min(head.seq if head else 0, first + len(self.segment.events) - 1)
+        fresh = self.segment.events[max(0, upto + 1 - first) :]
         view.want(*((rows.StoredEvent, (log_, seq)) for seq in range(first, upto + 1)))
         gone = [seq for seq in range(first, upto + 1) if view.get(rows.StoredEvent, log_, seq) is None]
         view.want(*((rows.Quarantine, (log_, seq)) for seq in gone))
+        acts.came(view, fresh)
         if self.segment.conversation != notice_conversation(context.node, self.peer):
             return
         receipts: list[Receipt] = []
-        for signed in self.segment.events[max(0, upto + 1 - first) :]:
+        for signed in fresh:
             try:
                 receipts += decode_notices(signed.body or b"").receipts
             except ProtocolError:
@@ -208,6 +220,8 @@ class Receive:
         both = tuple(sorted((me, User(context.node, local))))
         if not local or self.segment.members != both or direct_conversation(*both) != header.conversation:
             raise Refuse("not_member", "the sender is not a member of this conversation")
+        if code := acts.refusal(view, header):
+            raise Refuse(code, WRONG_ACTS[code])
         if event.signed.body is None:  # given up before it came (PROTOCOL.md 4.6): kept for the log's sake
             if not self._charge(view, context, log.size(event)):
                 raise Later("rate_limited", TOO_MUCH)
@@ -217,7 +231,7 @@ class Receive:
         if account is None or account.state == "deleted":
             raise Refuse("unknown_user", f"{context.name} has no user {local}")
         standing = view.get(rows.Standing, header.conversation, local)
-        if standing is not None and standing.state == "declined":
+        if (standing is not None and standing.state == "declined") or is_blocked(view, context, account, me):
             raise Refuse("declined", "the recipient does not take messages from this sender")
         if log.is_full(view, context, local):
             raise Later("mailbox_full", "the recipient's mailbox is full")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from federation.event import Header, stamp_ms
+from federation.event import THREAD, UNDO, Header, stamp_ms
 from federation.ids import User, to_text
 from node import api
 from node.core import rows
@@ -36,6 +36,8 @@ def message(
         format=header.body_format,
         body=event.body,
         target=to_text(header.target) if header.target else None,
+        thread=to_text(thread) if (thread := header.ext.get(THREAD)) else None,
+        undo=UNDO in header.ext,
         late=bool(event.late),
         position=position,
         state=state,

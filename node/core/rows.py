@@ -1,5 +1,6 @@
 """What the node stores: one immutable row type per table. The first `KEYS[row]` fields are the primary
-key; `ONCE` rows are written and never changed: writing one twice is a bug and fails the batch.
+key; `ONCE` rows are written and never changed: writing one twice is a bug and fails the batch. One thing may happen
+to an event: `Drop`.
 """
 
 from typing import NamedTuple
@@ -21,6 +22,8 @@ class Account(NamedTuple):
     state: str  # active, disabled, deleted
     requests: str  # strangers, everyone: whose first message is a request
     created_ms: int
+    presence: str = "contacts"  # contacts, nobody: who is shown signs of life
+    blocks: int = 0  # how many `Block` rows are this user's; with none nothing is looked up
 
 
 class Device(NamedTuple):
@@ -35,6 +38,15 @@ class Device(NamedTuple):
     seen_ms: int
     revoked_ms: int  # 0: not revoked
     acked: int  # mailbox position up to which it acknowledged
+
+
+class Block(NamedTuple):
+    """Somebody that a local user wants nothing of, or this node for all its users."""
+
+    local: str  # whose word it is; empty: the node's
+    node: bytes
+    other: str  # a user of that node; empty: everybody there
+    added_ms: int
 
 
 class Invite(NamedTuple):
@@ -101,7 +113,7 @@ class OwnLog(NamedTuple):
 
 
 class StoredEvent(NamedTuple):
-    """One event. Without a body it was deleted; `refused` events are remembered by id and never shown."""
+    """One event. Without a body it was deleted or given up; `refused` events are remembered by id and never shown."""
 
     log: bytes
     seq: int
@@ -117,6 +129,34 @@ class StoredEvent(NamedTuple):
     arrived_ms: int
     late: int
     refused: str  # code, empty when it stands
+
+
+class Place(NamedTuple):
+    """Where an event stands, by its id. Read from the events, never written."""
+
+    event: bytes
+    log: bytes
+    seq: int
+    conversation: bytes
+
+
+class Drop(NamedTuple):
+    """An order rather than a row: the body of an event goes, if the event is here. Nothing is loaded for it."""
+
+    log: bytes
+    seq: int
+
+
+class Aimed(NamedTuple):
+    """What one person's edits, deletion, reactions and pins say of an event, which may come later than they."""
+
+    target: bytes  # id of the event
+    conversation: bytes  # that they are said in: an event of another one does not hear them
+    node: bytes
+    local: str
+    deleted: int  # 1: by them, or of theirs by somebody who may
+    edits: bytes  # their places: log and number of each, PLACE_BYTES
+    marks: bytes  # the same of reactions and pins
 
 
 class SentKey(NamedTuple):
@@ -244,6 +284,7 @@ KEYS: dict[type, int] = {
     Meta: 1, Account: 1, Device: 1, Invite: 1, Peer: 1, Conversation: 1, Standing: 2, LogHead: 1, OwnLog: 1,
     StoredEvent: 2,
     SentKey: 2, Mailbox: 1, Item: 2, Fact: 2, Outbound: 2, Destination: 1, Receipt: 3, Failed: 4, Evidence: 1,
-    Quarantine: 2, QuarantineSize: 1, Heal: 1,
+    Quarantine: 2, QuarantineSize: 1, Heal: 1, Block: 3, Place: 1, Drop: 2, Aimed: 4,
 }  # fmt: skip
 ONCE: frozenset[type] = frozenset({StoredEvent, SentKey, Item})
+PLACE_BYTES = 24  # a log's key and a number

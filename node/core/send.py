@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from federation.event import BODY_FORMATS, KINDS, Event
+from federation.event import ACTS, BODY_FORMATS, KINDS, THREAD, UNDO, Event, act_problem
 from federation.ids import User, digest, direct_conversation, to_text
 from node.api import Accepted, ApiError
-from node.core import log, rows
-from node.core.authorize import authorize
+from node.core import acts, log, rows
+from node.core.authorize import Authored, authorize, block_keys
 from node.core.context import Context
 from node.core.view import Key, View
 
@@ -28,6 +28,8 @@ class Send:
     body: bytes
     target: bytes | None = None
     expires_ms: int | None = None
+    thread: bytes | None = None
+    undo: bool = False
 
     def keys(self, context: Context) -> Iterable[Key]:
         yield rows.SentKey, (self.device, self.key)
@@ -37,8 +39,15 @@ class Send:
             return
         if self.to.node == context.node:
             yield rows.Account, (self.to.local,)
+        else:
+            yield rows.Block, ("", *self.to)
         me = User(context.node, self.sender)
         yield from log.append_keys(context, direct_conversation(me, self.to), (me, self.to))
+        yield from ((rows.Place, (event,)) for event in self._about)
+
+    @property
+    def _about(self) -> list[bytes]:
+        return [event for event in (self.target, self.thread) if event is not None]
 
     def _other(self, view: View, me: User) -> User:
         if isinstance(self.to, User):
@@ -55,27 +64,53 @@ class Send:
         said = [conversation, self.kind.encode(), self.body_format.encode(), self.target or b"", self.body]
         if self.expires_ms is not None:  # left out when there is none, as it was when older keys were used
             said.append(self.expires_ms.to_bytes(8, "big"))
+        if self.thread is not None or self.undo:
+            said += [b"thread", self.thread or b"", b"undo" if self.undo else b""]
         request = digest("request", *said)
         used = view.get(rows.SentKey, self.device, self.key)
         if used is not None:
             return self._repeat(view, context, used, request)
-        view.want(*log.append_keys(context, conversation, (me, other)))
+        account = view.get(rows.Account, self.sender)
+        blocks = block_keys(context, account, other) if account is not None else ()
+        keys = [*log.append_keys(context, conversation, (me, other)), *blocks]
+        acts.want(view, [acts.Deed(conversation, self.kind, event, me) for event in self._about], keys)
         authorize(view, context, self.sender, "send", other)
         if len(self.body) > context.message_bytes_max:
             limit = f"a message has at most {context.message_bytes_max} bytes here, this has {len(self.body)}"
             raise ApiError("too_large", limit)
         if self.kind not in KINDS or self.kind == "notices" or self.body_format not in BODY_FORMATS:
             raise ApiError("bad_request", f"kind {self.kind!r} with format {self.body_format!r} cannot be sent")
+        ext = self._act(view, context, conversation, me)
         _open(view, context, conversation, me, other)
         event = log.append(
             view, context, conversation, self.kind, self.body_format, self.body,
-            self.sender, self.device, self.target, self.expires_ms,
+            self.sender, self.device, self.target, self.expires_ms, ext,
         )  # fmt: skip
         view.put(rows.SentKey(self.device, self.key, request, event.header.log.key, event.header.seq))
         self._fan_out(view, context, event, me, other)
         return _accepted(
             event.id, conversation, context, event.header.incarnation, event.header.seq, event.header.stamp
         )
+
+    def _act(self, view: View, context: Context, conversation: bytes, me: User) -> dict[str, bytes]:
+        """What the event says beside its body; `ApiError` where it is about something that it may not be about."""
+        ext = ({THREAD: self.thread} if self.thread is not None else {}) | ({UNDO: b""} if self.undo else {})
+        for event in self._about:
+            if acts.target(view, conversation, event) is None:
+                raise ApiError("not_found", "no such message in this conversation")
+        if wrong := act_problem(self.kind, self.target, self.body_format, len(self.body), ext):
+            raise ApiError("bad_request", wrong)
+        if self.kind in ACTS and self.target is not None:
+            found = acts.target(view, conversation, self.target)
+            assert found is not None
+            authorize(view, context, self.sender, self.kind, Authored(conversation, found[1]))
+            if acts.is_deleted(view, conversation, self.target, found[1]):
+                raise ApiError("not_found", "that message was deleted")
+            if acts.is_full(view, conversation, self.kind, self.target, me):
+                raise ApiError(
+                    "too_large", f"nobody edits one message or reacts to it more than {acts.OF_ONE_MAX} times"
+                )
+        return ext
 
     def _fan_out(self, view: View, context: Context, event: Event, me: User, other: User) -> None:
         key, seq = event.header.log.key, event.header.seq

@@ -9,10 +9,10 @@ from node.core import rows
 from node.core.context import Context
 from node.core.view import Command, Key, Outcome, View, decide_all
 from node.storage import damaged, direct
-from node.storage.schema import NAMES
+from node.storage.schema import NAMES, THROUGH
 
 ROUNDS_MAX = 6  # each round loads what the one before found missing; more means a decision chases its tail
-CHANGING = frozenset(NAMES) - rows.ONCE - {rows.Fact, rows.Failed, rows.Evidence, rows.Invite, rows.Meta}
+CHANGING = frozenset(NAMES) - rows.ONCE - {rows.Fact, rows.Failed, rows.Evidence, rows.Invite, rows.Meta, rows.Aimed}
 KEYS_MAX = 4096  # in one SELECT: both databases bound the values of a statement (32766), the widest key has 4
 
 
@@ -23,6 +23,9 @@ class Statements:
         self.postgres = dialect == "postgresql"
         self.insert = {row: self._insert(row) for row in NAMES}
         self.delete = {row: self._delete(row) for row in NAMES}
+        self.drop_body = (
+            f"UPDATE {NAMES[rows.StoredEvent]} SET body = NULL WHERE log = {self.mark(1)} AND seq = {self.mark(2)}"
+        )
 
     def mark(self, number: int) -> str:
         return f"${number}" if self.postgres else "?"
@@ -47,16 +50,16 @@ class Statements:
         """Rows by `count` primary keys; counts are rounded up by the caller, to keep the texts few."""
         fields = list(row.__annotations__)
         key = fields[: rows.KEYS[row]]
-        width = len(key)
+        width, table = len(key), NAMES.get(row) or THROUGH[row]
         one = [self.mark(i + 1) for i in range(width * count)]
         if width == 1:
-            return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE {key[0]} IN ({', '.join(one)})"
+            return f"SELECT {', '.join(fields)} FROM {table} WHERE {key[0]} IN ({', '.join(one)})"
         groups = ", ".join(f"({', '.join(one[i : i + width])})" for i in range(0, len(one), width))
         if self.postgres:
-            return f"SELECT {', '.join(fields)} FROM {NAMES[row]} WHERE ({', '.join(key)}) IN ({groups})"
+            return f"SELECT {', '.join(fields)} FROM {table} WHERE ({', '.join(key)}) IN ({groups})"
         # SQLite answers `(a, b) IN (VALUES ...)` by reading the whole table; CROSS JOIN keeps the keys outside.
         where = " AND ".join(f"{name} = column{i}" for i, name in enumerate(key, 1))
-        return f"SELECT {', '.join(fields)} FROM (VALUES {groups}) CROSS JOIN {NAMES[row]} WHERE {where}"
+        return f"SELECT {', '.join(fields)} FROM (VALUES {groups}) CROSS JOIN {table} WHERE {where}"
 
 
 class Hot:
@@ -147,6 +150,8 @@ def write(connection: Connection, statements: Statements, view: View) -> None:
             direct.run_many(connection, statements.delete[row], gone[row])
         if row in put:
             direct.run_many(connection, statements.insert[row], put[row])
+    if rows.Drop in put:
+        direct.run_many(connection, statements.drop_body, put[rows.Drop])
 
 
 def run(

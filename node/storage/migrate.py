@@ -6,13 +6,15 @@ from sqlalchemy import Connection, inspect, text
 
 # Alembic keeps the migration that runs in a module of its own: two nodes of one process must take turns.
 _ONE_AT_A_TIME = threading.Lock()
-HEAD = "0005"
+HEAD = "0007"
 REVISIONS = (
     "0001",
     "0002",
     "0003",
     "0004",
     "0005",
+    "0006",
+    "0007",
 )  # oldest first; a database at any other revision was made by a newer Roost
 
 

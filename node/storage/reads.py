@@ -2,15 +2,16 @@
 
 from collections.abc import Generator
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select
 
 from federation.errors import ProtocolError
-from federation.event import peek_header
+from federation.event import MESSAGE, peek_header
 from federation.ids import User
 from node.api import ApiError
 from node.core import rows
+from node.core.acts import places
 from node.core.damage import NUMBER_MAX, REFUSALS, STAMP_MAX, is_stamp
 from node.storage.damaged import Broken as Broken
 from node.storage.damaged import Placed as Placed
@@ -21,10 +22,12 @@ from node.storage.schema import TABLES
 accounts, devices, invites, peers = (TABLES[r] for r in (rows.Account, rows.Device, rows.Invite, rows.Peer))
 events, logs, items, facts = (TABLES[r] for r in (rows.StoredEvent, rows.LogHead, rows.Item, rows.Fact))
 outbound, receipts, failures = (TABLES[r] for r in (rows.Outbound, rows.Receipt, rows.Failed))
+aimed = TABLES[rows.Aimed]
 conversations, standings, mailboxes = (TABLES[r] for r in (rows.Conversation, rows.Standing, rows.Mailbox))
 STAMP_AHEAD_MAX = 86_400_000 << 16  # a day: of a stamp that nothing speaks for
 MARKS_MAX = 3000  # read marks on a page of conversations
 FEW = 64  # logs looked at for the newest stamp before all of them are
+ABOUT_SHARE = 4  # a quarter of a page is for edits and the like of its messages
 MESSAGE_BYTES = 1000  # at most what a message takes in JSON beside its body
 
 
@@ -124,6 +127,11 @@ _MESSAGES = Prepared(
     .order_by(items.c.position)
     .limit(bindparam("count"))
 )
+_AT = Prepared(
+    select(literal(0), events.c.log, events.c.seq, *PLACE, *events.c)
+    .outerjoin(logs, logs.c.log == events.c.log)
+    .where(events.c.log == bindparam("log"), events.c.seq == bindparam("seq"))
+)
 _FACTS = Prepared(
     select(facts)
     .where(facts.c.local == bindparam("local"), facts.c.position > bindparam("after"), facts.c.position <= NUMBER_MAX)
@@ -165,11 +173,20 @@ def _placed(values: Any) -> Placed | Broken:
     return placed(values[0], values[2], values[3:6], values[6:])
 
 
+class Page(NamedTuple):
+    """A page of a conversation, oldest first, in the one order of PROTOCOL.md 4.10."""
+
+    page: list[Placed | Broken]
+    more: bool  # before it
+    about: list[Placed]  # edits and the like of its messages that come after it
+    receipts: list[rows.Receipt]  # what senders need to see
+    failed: list[rows.Failed]
+
+
 def history(
     connection: Connection, node: bytes, conversation: bytes, before: bytes | None, limit: int, bytes_max: int
-) -> tuple[list[Placed | Broken], bool, list[rows.Receipt], list[rows.Failed]]:
-    """A page back from an event, oldest first, in the one order of PROTOCOL.md 4.10; whether more is before it; with
-    what senders need to see."""
+) -> Page:
+    """A page back from an event."""
     stands = or_(events.c.refused.not_in(REFUSALS), events.c.refused.is_(None))
     query = (
         select(literal(0), events.c.log, events.c.seq, *PLACE, *events.c)
@@ -187,18 +204,48 @@ def history(
             raise ApiError("not_found", "no such message in this conversation")
         query = query.where(_less(order, tuple(at)))
     page: list[Placed | Broken] = []
-    more, size = False, 0
+    more, size, room = False, 0, bytes_max - bytes_max // ABOUT_SHARE
     for item in map(_placed, connection.execute(query.order_by(*(c.desc() for c in order)).limit(limit + 1))):
-        size += MESSAGE_BYTES + (4 * len(item.event.body or b"") // 3 + 4 if isinstance(item, Placed) else 0)
-        if more := len(page) == limit or (size > bytes_max and bool(page)):
+        size += _size(item)
+        if more := len(page) == limit or (size > room and bool(page)):
             break
         page.append(item)
+    about = _about(connection, page, bytes_max // ABOUT_SHARE)
     page.reverse()
     page = gaps(connection, page, before is None)
-    known = {p.event.log for p in page if isinstance(p, Placed)}
+    known = {p.event.log for p in (*page, *about) if isinstance(p, Placed)}
     marks = _all(connection, rows.Receipt, receipts.c.log.in_(known)) if known else []
     failed = _all(connection, rows.Failed, failures.c.log.in_(known)) if known else []
-    return page, more, _shown(connection, node, conversation, marks), failed
+    return Page(page, more, about, _shown(connection, node, conversation, marks), failed)
+
+
+def _size(item: Placed | Broken) -> int:
+    """In JSON."""
+    return MESSAGE_BYTES + (4 * len(item.event.body or b"") // 3 + 4 if isinstance(item, Placed) else 0)
+
+
+def _about(connection: Connection, page: list[Placed | Broken], bytes_max: int) -> list[Placed]:
+    """What people did to the messages of a page, in order, as far as it is not on it itself. Where that is too much,
+    what was done first to the oldest messages is left out."""
+    here = [p for p in page if isinstance(p, Placed)]
+    messages = [p.event for p in here if p.event.kind == MESSAGE]
+    if not messages:
+        return []
+    c, known = aimed.c, {(p.event.log, p.event.seq) for p in here}
+    query = select(aimed).where(c.target.in_([m.event for m in messages]), c.conversation == messages[0].conversation)
+    acts: dict[bytes, list[tuple[bytes, int]]] = {}
+    for row in each(rows.Aimed, connection.execute(query)):
+        acts.setdefault(row.target, []).extend(reversed(places(row.edits + row.marks)))
+    found: list[Placed] = []
+    size = 0
+    for place in (place for m in messages for place in acts.get(m.event, ()) if place not in known):
+        item = next(map(_placed, _AT(connection, log=place[0], seq=place[1])), None)
+        if isinstance(item, Placed):
+            size += _size(item)
+            if size > bytes_max:
+                break
+            found.append(item)
+    return sorted(found, key=lambda p: (p.event.stamp, p.origin, p.incarnation, p.event.seq))
 
 
 def _shown(connection: Connection, node: bytes, conversation: bytes, found: list[rows.Receipt]) -> list[rows.Receipt]:

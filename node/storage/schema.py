@@ -42,7 +42,10 @@ NAMES: dict[type, str] = {
     rows.Heal: "heals",
     rows.Quarantine: "quarantine",
     rows.QuarantineSize: "quarantine_sizes",
+    rows.Block: "blocks",
+    rows.Aimed: "aimed",
 }
+THROUGH: dict[type, str] = {rows.Place: NAMES[rows.StoredEvent]}  # rows that are found in another row's table
 
 
 def _table(row: type) -> Table:

@@ -14,7 +14,7 @@ from federation.event import Event, Signed, event_id, is_lost, signature_holds
 from federation.identity import check_chain, decode_chain, event_keys
 from federation.ids import Log
 from node import coding
-from node.core import damage, rows
+from node.core import acts, damage, rows
 from node.storage.schema import NAMES, TABLES
 
 PAGE = 200  # rows; of events each costs a signature
@@ -253,6 +253,17 @@ class _Look:
         if len(values.get("store", b"")) != 16:
             yield self._found("store", "store")
 
+    def _accounts(self, whole: list[rows.Account]) -> Iterator[Finding]:
+        blocks = TABLES[rows.Block]
+        query = select(blocks.c.local, func.count()).where(blocks.c.local.in_([r.local for r in whole]))
+        there: dict[str, int] = dict(self._connection.execute(query.group_by(blocks.c.local)).tuples())
+        for r in whole:
+            if r.blocks != there.get(r.local, 0):
+                yield self._found("count", f"{_name(r[:1])}: says {r.blocks}, {there.get(r.local, 0)} are blocked")
+
+    def _blocks(self, whole: list[rows.Block]) -> Iterator[Finding]:
+        yield from self._lead([r for r in whole if r.local], rows.Account, lambda r: (r.local,), "orphan")
+
     def _devices(self, whole: list[rows.Device]) -> Iterator[Finding]:
         yield from self._lead(whole, rows.Account, lambda r: (r.local,), "orphan")
 
@@ -326,6 +337,13 @@ class _Look:
 
     def _failures(self, whole: list[rows.Failed]) -> Iterator[Finding]:
         yield from self._lead(whole, rows.LogHead, lambda r: (r.log,), "orphan")
+
+    def _aimed(self, whole: list[rows.Aimed]) -> Iterator[Finding]:
+        leads = {r: acts.places(r.edits + r.marks) for r in whole}
+        there = self._exist(rows.StoredEvent, [place for of in leads.values() for place in of])
+        for r, of in leads.items():
+            if not there.issuperset(of):
+                yield self._found("orphan", _name(r[:4]))
 
     def _quarantine(self, whole: list[rows.Quarantine]) -> Iterator[Finding]:
         for r in whole:

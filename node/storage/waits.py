@@ -79,7 +79,7 @@ def overdue(connection: Connection, peer: bytes | None, before_ms: int) -> list[
 
 
 def totals(connection: Connection) -> dict[str, int]:
-    """The fullest mailbox and queue, and how much evidence is kept: for `roost status`."""
+    """The fullest mailbox and queue, the longest block list, and how much evidence is kept: for `roost status`."""
     d, q, evidence = TABLES[rows.Destination], TABLES[rows.QuarantineSize], TABLES[rows.Evidence]
     query = select(
         select(func.coalesce(func.max(mailboxes.c["items"]), 0)).scalar_subquery(),
@@ -89,6 +89,7 @@ def totals(connection: Connection) -> dict[str, int]:
         select(func.coalesce(func.max(q.c.events), 0)).scalar_subquery(),
         select(func.coalesce(func.max(q.c.size_bytes), 0)).scalar_subquery(),
         select(func.count()).select_from(evidence).scalar_subquery(),
+        select(func.coalesce(func.max(TABLES[rows.Account].c.blocks), 0)).scalar_subquery(),
     )
     names = (
         "mailbox messages",
@@ -98,5 +99,6 @@ def totals(connection: Connection) -> dict[str, int]:
         "held events",
         "held bytes",
         "evidence",
+        "blocks",
     )
     return dict(zip(names, map(_number, connection.execute(query).one()), strict=True))

@@ -48,6 +48,32 @@ class FakeClient:
         self.sent[key] = Message(None, key, "conv", self.address, self.device, text, 0, True, "queued")
         return self.sent[key]
 
+    async def _act(self, key: str | None, *call: str) -> Message:
+        if self.refuses:
+            raise self.refuses
+        key = key or f"auto-{len(self.sent)}"
+        self.calls.append(call)
+        self.sent[key] = Message(None, key, "conv", self.address, self.device, "", 0, True, "queued", kind=call[0])
+        return self.sent[key]
+
+    async def edit(self, id: str, text: str, key: str | None = None) -> Message:
+        return await self._act(key, "edit", id, text)
+
+    async def delete(self, id: str, key: str | None = None) -> Message:
+        return await self._act(key, "delete", id)
+
+    async def react(self, id: str, emoji: str, key: str | None = None) -> Message:
+        return await self._act(key, "react", id, emoji)
+
+    async def unreact(self, id: str, emoji: str, key: str | None = None) -> Message:
+        return await self._act(key, "unreact", id, emoji)
+
+    async def pin(self, id: str, key: str | None = None) -> Message:
+        return await self._act(key, "pin", id)
+
+    async def unpin(self, id: str, key: str | None = None) -> Message:
+        return await self._act(key, "unpin", id)
+
     async def wait(self, key: str, state: str, timeout: float) -> Message:
         message = self.sent[key]
         if state == "queued":
@@ -89,8 +115,8 @@ class FakeClient:
     async def mark_read(self, message: Message) -> None:
         self.calls.append(("read", message.id))
 
-    async def set_profile(self, name: str | None, requests: str | None) -> None:
-        self.calls.append(("set_profile", name, requests))
+    async def set_profile(self, name: str | None, requests: str | None, presence: str | None) -> None:
+        self.calls.append(("set_profile", name, requests, presence))
         self.shown = self.shown if name is None else name
 
     async def display_name(self) -> str:
@@ -98,6 +124,18 @@ class FakeClient:
 
     async def accept(self, target: str) -> None:
         self.calls.append(("accept", target))
+
+    async def block(self, who: str) -> None:
+        self.calls.append(("block", who))
+
+    async def unblock(self, who: str) -> None:
+        self.calls.append(("unblock", who))
+
+    async def blocked(self) -> list[api.BlockState]:
+        return [api.BlockState("bob@b.test", 7), api.BlockState("c.test", 8)]
+
+    async def typing(self, conversation: str, on: bool = True) -> None:
+        self.calls.append(("typing", conversation, on))
 
     async def close(self) -> None:
         self.closed += 1

@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from node import api
 from node.cli.app import main
 from node.cli.outcome import Exit
 from node.client import Lost, Unreachable
-from node.client.model import Change, Conversation
+from node.client.model import Change, Conversation, Quote, Reaction
 from tests.cli.fakes import MINE, THEIRS, FakeClient
 
 Feed = Callable[[str], None]
@@ -108,12 +109,13 @@ def test_tail_prints_acknowledges_and_reads(client: FakeClient, capsys: Capture)
     assert first == {
         "kind": "message", "id": "ev1", "conversation": "conv", "from": "bob@b.test", "text": "hello",
         "stamp": 1_700_000_000_000, "device": "dev2", "origin": "", "log": "", "seq": 0, "late": False,
-        "reply_to": None, "mine": False, "damaged": False,
+        "reply_to": None, "mine": False, "damaged": False, "mentions_me": False, "thread": None, "edited": 0,
+        "deleted": False, "pinned": "", "replies": 0, "reactions": {},
     }  # fmt: skip
     assert second["mine"]
     assert client.acknowledged == client.changes  # the last printed one too
     assert [c for c in client.calls if c[0] == "read"] == [("read", "ev1")]
-    assert ("events", ("message",), False) in client.calls
+    assert ("events", ("message", "update"), False) in client.calls
 
 
 def test_tail_does_not_acknowledge_what_it_did_not_print(client: FakeClient, capsys: Capture) -> None:
@@ -163,15 +165,37 @@ def test_a_profile_is_shown_and_changed(client: FakeClient, capsys: Capture) -> 
     assert main(["profile", "--name", "Alice L.", *AS_ALICE]) == 0
     assert main(["profile", "--name", "", *AS_ALICE]) == 0
     assert main(["profile", "--requests", "everyone", "--profile", "alice"]) == 0
+    assert main(["profile", "--presence", "nobody", "--profile", "alice"]) == 0
     assert main(["profile", "--requests", "nobody", "--profile", "alice"]) == Exit.USAGE
     assert [c[1:] for c in client.calls if c[0] == "set_profile"] == [
-        ("Alice L.", None),
-        ("", None),
-        (None, "everyone"),
+        ("Alice L.", None, None),
+        ("", None, None),
+        (None, "everyone", None),
+        (None, None, "nobody"),
     ]
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["display_name"] for line in lines[:3]] == ["Alice", "Alice L.", ""]
     assert lines[3:5] == ["address: alice@a.test", "display_name: "]
+
+
+def test_block_unblock_and_the_list(client: FakeClient, capsys: Capture) -> None:
+    assert main(["block", "bob@b.test", *AS_ALICE]) == 0
+    assert main(["unblock", "c.test", *AS_ALICE]) == 0
+    assert objects(capsys) == [{"ok": True}] * 2
+    assert main(["block", "Bob@b.test", *AS_ALICE]) == Exit.USAGE
+    assert main(["block", "bob@b.test"]) == Exit.USAGE
+    assert main(["block", "bob@b.test", "-c", "node.yaml", *AS_ALICE]) == Exit.USAGE
+    assert [call for call in client.calls if call[0] != "open"] == [("block", "bob@b.test"), ("unblock", "c.test")]
+    capsys.readouterr()
+    assert main(["blocks", *AS_ALICE]) == 0
+    assert objects(capsys) == [{"who": "bob@b.test", "since": 7}, {"who": "c.test", "since": 8}]
+
+
+def test_typing_is_said_once(client: FakeClient, capsys: Capture) -> None:
+    assert main(["typing", "bob@b.test", *AS_ALICE]) == 0
+    assert main(["typing", "conv", "--off", *AS_ALICE]) == 0
+    assert objects(capsys) == [{"ok": True}] * 2
+    assert client.calls[1::2] == [("typing", "bob@b.test", True), ("typing", "conv", False)]
 
 
 def test_history_without_the_node_shows_what_is_here_and_fails(client: FakeClient, capsys: Capture) -> None:
@@ -234,3 +258,57 @@ def test_pipe_turns_a_lost_answer_into_an_error_with_its_key(client: FakeClient,
     (answer,) = objects(capsys)
     assert (answer["kind"], answer["op"], answer["key"]) == ("error", "send", "k")
     assert answer["code"] == "connection_lost"
+
+
+@pytest.mark.parametrize(
+    ("command", "call"),
+    [
+        (["edit", "ev1", "-better"], ("edit", "ev1", "-better")),
+        (["delete", "ev1"], ("delete", "ev1")),
+        (["react", "ev1", "+1"], ("react", "ev1", "+1")),
+        (["react", "ev1", "+1", "--undo"], ("unreact", "ev1", "+1")),
+        (["pin", "ev1"], ("pin", "ev1")),
+        (["unpin", "ev1"], ("unpin", "ev1")),
+    ],
+)
+def test_what_is_done_to_a_message_has_an_outcome(
+    client: FakeClient, capsys: Capture, command: list[str], call: tuple[str, ...]
+) -> None:
+    client.reaches = "accepted"
+    assert main([*command, *AS_ALICE, "--key", "k"]) == 0
+    (answer,) = objects(capsys)
+    assert call in client.calls
+    assert (answer["target"], answer["id"], answer["state"], answer["key"]) == ("ev1", "ev-k", "accepted", "k")
+    client.refuses = api.ApiError("not_yours", "only who wrote a message may edit it")
+    assert main([*command, *AS_ALICE]) == Exit.REFUSED
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "not_yours"
+    assert "Next: only its sender can." in err
+    client.refuses, client.fails = None, Unreachable("a.test did not answer")
+    assert main([*command, *AS_ALICE, "--key", "k"]) == Exit.UNREACHABLE
+    assert ("withdraw", "k") in client.calls
+
+
+def test_tail_shows_what_was_done_to_a_message(client: FakeClient, capsys: Capture) -> None:
+    act = msgspec.structs.replace(THEIRS, id="ev2", key="ev2", kind="edit", text="hello!", reply_to="ev1")
+    like = msgspec.structs.replace(act, id="ev3", kind="reaction", text="+1", undo=True)
+    now = msgspec.structs.replace(THEIRS, text="hello!", edited=7, reactions=(Reaction("<3", ("eve@c.test",)),))
+    gone = msgspec.structs.replace(THEIRS, text="", deleted=True)
+    answer = msgspec.structs.replace(THEIRS, id="ev4", quote=Quote("eve@c.test", "x" * 99), pinned="bob@b.test")
+    client.changes = [Change("update", now, act=act), Change("update", now, act=like), Change("message", gone)]
+    assert main(["tail", *AS_ALICE, "--count", "3"]) == 0
+    first, second, third = objects(capsys)
+    assert (first["kind"], first["what"], first["by"], first["id"], first["text"], first["edited"]) == (
+        "update", "edit", "bob@b.test", "ev1", "hello!", 7,
+    )  # fmt: skip
+    assert (first["reactions"], second["emoji"], second["undo"]) == ({"<3": ["eve@c.test"]}, "+1", True)
+    assert (third["deleted"], third["text"]) == (True, "")
+    client.changes.append(Change("message", answer))
+    assert main(["tail", "--profile", "alice", "--count", "4"]) == 0
+    lines = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "* bob@b.test edited: hello!",
+        "* bob@b.test took back +1 on: hello!",
+        "bob@b.test: (deleted)",
+        f"bob@b.test: (to eve@c.test: {'x' * 37}...) hello  (pinned by bob@b.test)",
+    ]

@@ -81,6 +81,9 @@ class Nasty(FakeClient):
     async def requests(self) -> list[Conversation]:
         return [Conversation(NASTY, NASTY)]
 
+    async def blocked(self) -> list[api.BlockState]:
+        return [api.BlockState(NASTY, 7)]
+
     async def rename_device(self, device: str, name: str) -> None: ...
 
     async def revoke_device(self, device: str) -> None: ...
@@ -102,12 +105,17 @@ CLIENT = [
     ["requests", *AS],
     ["accept", NASTY, *AS],
     ["decline", NASTY, *AS],
+    ["block", NASTY, *AS],
+    ["unblock", NASTY, *AS],
+    ["blocks", *AS],
+    ["typing", NASTY, *AS],
     ["logout", *AS],
 ]
 ADMIN = {
     "status": ["status"], "user.list": ["user", "list"], "invite.list": ["invite", "list"],
     "peer.list": ["peer", "list"], "peer.accept": ["peer", "accept", NASTY], "peer.block": ["peer", "block", NASTY],
     "peer.remove": ["peer", "remove", NASTY], "invite.revoke": ["invite", "revoke", NASTY], "why": ["why", NASTY],
+    "block.list": ["blocks"], "block.add": ["block", NASTY], "block.remove": ["unblock", NASTY],
 }  # fmt: skip
 ROW = {"name": NASTY, NASTY: NASTY, "nested": {NASTY: [NASTY]}, "reason": NASTY, "peers": [{"name": NASTY}]}
 Capture = pytest.CaptureFixture[str]

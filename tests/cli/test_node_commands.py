@@ -99,6 +99,18 @@ def test_why_from_the_node(made: Path, admin: FakeAdmin, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out) == {"id": "e", "summary": "waits", "hops": hops}
 
 
+def test_the_node_blocks_a_user_of_another_one(
+    made: Path, admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.answers["block.list"] = [{"who": "eve@b.test", "since": 5}]
+    capsys.readouterr()
+    for command in (["block", "eve@b.test"], ["unblock", "eve@b.test"], ["blocks"]):
+        assert main([*command, "-c", str(made), "--json"]) == 0
+    who = {"who": "eve@b.test"}
+    assert admin.asked == [("block.add", who), ("block.remove", who), ("block.list", {})]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"who": "eve@b.test", "since": 5}
+
+
 def test_help_loads_no_heavy_library() -> None:
     code = (
         "import sys; from node.cli.app import main; main(['--help']);"

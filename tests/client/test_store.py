@@ -19,10 +19,11 @@ from node.client import (
     Unreachable,
     profile,
 )
+from node.client.model import Quote
 from node.client.profile import Facts
 from node.client.store import VERSION, Store
 from tests.client.conftest import Open
-from tests.client.fakenode import ALICE, BOB, WAIT_S, FakeNode, message
+from tests.client.fakenode import ALICE, BOB, CONVERSATION, WAIT_S, FakeNode, message
 
 
 async def test_a_newer_store_is_refused(tmp_path: Path, open_client: Open) -> None:
@@ -41,6 +42,11 @@ async def test_an_older_store_keeps_what_it_had(tmp_path: Path, open_client: Ope
     first = await asyncio.wait_for(anext(client.events()), WAIT_S)
     await client.close()
     with sqlite3.connect(path) as db:  # as version 1 had it
+        for index in ("about", "thread", "pins"):
+            db.execute(f"DROP INDEX message_{index}")
+        for column in ("thread", "undo", "gone", "mention", "fold"):
+            db.execute(f"ALTER TABLE message DROP COLUMN {column}")
+        db.execute("UPDATE message SET reply_to = (SELECT min(id) FROM message) WHERE n = 2")
         db.execute("UPDATE message SET key = id")
         db.execute("UPDATE journal SET ref = (SELECT id FROM message WHERE ref LIKE '%:' || id)")
         db.execute("PRAGMA user_version=1")
@@ -48,6 +54,8 @@ async def test_an_older_store_keeps_what_it_had(tmp_path: Path, open_client: Ope
     client = await open_client(path)
     again = await asyncio.wait_for(anext(client.events()), WAIT_S)
     assert again == first
+    (_, answer) = await client.messages(CONVERSATION)
+    assert answer.quote == Quote(BOB, "m1")
     assert again.message is not None
     assert (await client.send(BOB, "an answer", key=again.message.id)).state == "queued"
 

@@ -90,7 +90,7 @@ async def host(bench: Bench) -> Host:
         raise AssertionError(reason)
 
     bench.go()
-    return Host(bench.store, bench.context, None, lambda *_: None, hold, System(), Limits())  # type: ignore[arg-type]
+    return Host(bench.store, bench.context, None, lambda *_: None, hold, System(), Limits(), lambda *_: None)  # type: ignore[arg-type]
 
 
 async def test_the_fifth_failure_puts_it_into_quarantine_and_a_replay_delivers_it(

@@ -95,6 +95,11 @@ class World:
         name = f"new{self.invite}"
         return api.Register(9, invite, name, "pw", "d", kit.DEVICE_KEY.public, self.proof(client, name))
 
+    def act(self, about: Any, kind: str, body: bytes = b"", to: str = "") -> api.Send:
+        return api.Send(
+            9, "key", to or self.sent.conversation, body, "text", kind, (about and about.event) or to_text(bytes(32))
+        )
+
     def device(self, name: str) -> str:
         return to_text(self.devices[name][0])
 
@@ -119,6 +124,15 @@ CLIENT: dict[type, dict[str, Make]] = {
         "to member": lambda w, c: api.Send(9, "key", w.address("member"), b"x"),
         "to conversation": lambda w, c: api.Send(9, "key", w.sent.conversation, b"x"),
         "to deleted": lambda w, c: api.Send(9, "key", w.address("deleted"), b"x"),
+        "edit of user": lambda w, c: w.act(w.sent, "edit", b"x"),
+        "edit unknown": lambda w, c: w.act(None, "edit", b"x"),
+        "delete of user": lambda w, c: w.act(w.sent, "delete"),
+        "reaction": lambda w, c: w.act(w.sent, "reaction", b"+1"),
+        "reaction elsewhere": lambda w, c: w.act(w.sent, "reaction", b"+1", w.address("user")),
+        "pin": lambda w, c: w.act(w.sent, "pin"),
+        "unpin": lambda w, c: w.act(w.sent, "unpin"),
+        "reply": lambda w, c: w.act(w.sent, "message", b"x"),
+        "reply elsewhere": lambda w, c: w.act(w.sent, "message", b"x", w.address("member")),
         "as a node": lambda w, c: api.Send(9, "key", w.address("member"), b"x", "notices", "notices"),
     },
     api.Read: {"": lambda w, c: api.Read(9, w.sent.conversation, (w.mark,))},
@@ -132,6 +146,14 @@ CLIENT: dict[type, dict[str, Make]] = {
     api.RenameDevice: {"of user": lambda w, c: api.RenameDevice(9, w.device("user"), "new")},
     api.RevokeDevice: {"of user": lambda w, c: api.RevokeDevice(9, w.device("user"))},
     api.SetProfile: {"": lambda w, c: api.SetProfile(9, "Me")},
+    api.Block: {"of user": lambda w, c: api.Block(9, w.address("user"))},
+    api.Unblock: {"nobody": lambda w, c: api.Unblock(9, w.address("user"))},
+    api.GetBlocks: {"": lambda w, c: api.GetBlocks(9)},
+    api.Typing: {
+        "in conversation": lambda w, c: api.Typing(9, w.sent.conversation),
+        "to member": lambda w, c: api.Typing(9, w.address("member")),
+    },
+    api.SetPresence: {"": lambda w, c: api.SetPresence(9, "online")},
     api.Ping: {"": lambda w, c: api.Ping(9)},
 }  # fmt: skip
 
@@ -202,6 +224,7 @@ LINK: dict[type, dict[str, Callable[[Peer, Node], Any]]] = {
     wire.Recalled: {"unasked": lambda p, n: wire.Recalled(bytes(16), 0)},
     wire.Probe: {"": lambda p, n: wire.Probe(1)},
     wire.Probed: {"unasked": lambda p, n: wire.Probed(1, ())},
+    wire.Ephemerals: {"": lambda p, n: wire.Ephemerals((wire.Ephemeral(bytes(32), "x", "typing", 1),))},
     wire.Ping: {"": lambda p, n: wire.Ping(1)},
     wire.Pong: {"": lambda p, n: wire.Pong(1)},
     wire.Goodbye: {"": lambda p, n: wire.Goodbye("restart")},
@@ -253,6 +276,7 @@ ADMIN: dict[str, dict[str, Any]] = {
     "peer.block": {"node": "known.test"}, "peer.remove": {"node": "known.test"}, "why": {"event": "?"},
     "restore.accept": {}, "backup": {"file": "/", "text": ""},
     "doctor": {}, "queue.list": {}, "queue.flush": {}, "queue.expire": {"peer": "known.test"},
+    "block.list": {}, "block.add": {"who": "x@known.test"}, "block.remove": {"who": "x@known.test"},
     "verify": {}, "quarantine.list": {}, "quarantine.replay": {"id": "?"}, "quarantine.drop": {"id": "?"},
 }  # fmt: skip
 

@@ -71,6 +71,7 @@ class Host:
         self.recalls: list[wire.Recall] = []
         self.to_ask: list[wire.Recall] = []
         self.answers: list[wire.Recalled] = []
+        self.signs: list[wire.Ephemeral] = []
 
     def known(self) -> Sequence[Known]:
         return list(self.peers.values())
@@ -126,6 +127,10 @@ class Host:
         for recall in self.to_ask:
             self.answers.append(await ask(recall))
             self.changed.set()
+
+    def passed(self, peer: bytes, signs: Sequence[wire.Ephemeral]) -> None:
+        self.signs += signs
+        self.changed.set()
 
     def light(self, peer: bytes, state: str, since_ms: int) -> None:
         self.lights.append((peer, state))

@@ -62,6 +62,11 @@ def full_header() -> Header:
 
 EVENT: Event = sign_event(header(), BODY, FIRST)
 FULL: Event = sign_event(full_header(), BODY, FIRST)
+UNDONE: Event = sign_event(
+    msgspec.structs.replace(header(b"+1"), kind="reaction", target=EVENT.id, ext={"undo": b""}),
+    b"+1",
+    FIRST,
+)
 BINDINGS = {
     "quic": Binding("quic", b(13), b(14)),
     "tcp": Binding("tcp", b(13), b""),
@@ -80,6 +85,9 @@ FRAMES: dict[str, wire.AnyFrame] = {
     "recalled": wire.Recalled(b(255, 16), 1),
     "probe": wire.Probe(1_700_000_000_000),
     "probed": wire.Probed(1_700_000_000_001, (("lab.example:7701", ""), ("192.0.2.7:7701", "no answer"))),
+    "ephemerals": wire.Ephemerals(
+        (wire.Ephemeral(TALK, "alice", "typing", 6000), wire.Ephemeral(TALK, "alice", "offline", 0))
+    ),
     "ping": wire.Ping(300),
     "pong": wire.Pong(0),
     "goodbye": wire.Goodbye("restart", "back soon"),
@@ -90,8 +98,12 @@ CLIENT_FRAMES: dict[str, api.FromClient] = {
     "login": api.Login(1, "alice", "secret", "laptop", FIRST.public, b(17, 64)),
     "auth": api.Auth(2, "token", api.Cursor("store", 4), False),
     "send": api.Send(3, "key-1", "bob@other.example", BODY),
+    "send.act": api.Send(3, "key-2", "bob@other.example", b"+1", "text", "reaction", _ids[0], undo=True),
     "ack": api.Ack(7, (2, 5)),
     "read": api.Read(4, _ids[1], (api.Mark(_ids[2], _ids[3], 3), api.Mark(_ids[2], "b", 1))),
+    "typing": api.Typing(6, _ids[1], False),
+    "presence": api.SetPresence(7, "away"),
+    "block": api.Block(8, "bob@other.example"),
     "ping": api.Ping(5),
 }
 NODE_FRAMES: dict[str, api.FromNode] = {
@@ -100,6 +112,7 @@ NODE_FRAMES: dict[str, api.FromNode] = {
     "error": api.Error("conflict", "used before", 3),
     "feed": api.Feed("store", (api.Watermark(*_ids[1:], "bob@other.example", 9, 8, 7, (3,), 11, 12),)),
     "light": api.PeerLight("other.example", "up", 11),
+    "ephemeral": api.Ephemeral(_ids[1], "bob@other.example", "typing", 6000),
     "goodbye": api.Goodbye("busy", "stopping"),
 }
 
@@ -123,7 +136,7 @@ def make() -> dict[str, str]:
         "notices": wire.encode(NOTICES).hex(),
         "login": FIRST.sign("device-login", api.login_bytes(NODE, b(15), "alice")).hex(),
     }
-    for name, event in (("event", EVENT), ("event.full", FULL)):
+    for name, event in (("event", EVENT), ("event.full", FULL), ("event.act", UNDONE)):
         found[f"{name}.header"] = event.signed.header.hex()
         found[f"{name}.id"] = event.id.hex()
         found[f"{name}.signature"] = event.signed.signature.hex()

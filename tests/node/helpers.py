@@ -53,6 +53,7 @@ class Client:
         self.feeds: list[api.Feed] = []
         self.replies: dict[int, Any] = {}
         self.lights: list[api.PeerLight] = []
+        self.signs: list[api.Ephemeral] = []
         self.goodbye: api.Goodbye | None = None
         self.closed = False
         self.acks = True
@@ -92,6 +93,8 @@ class Client:
                         await self.tell(api.Ack(frame.items[-1].position))
             elif isinstance(frame, api.PeerLight):
                 self.lights.append(frame)
+            elif isinstance(frame, api.Ephemeral):
+                self.signs.append(frame)
             elif isinstance(frame, api.Goodbye):
                 self.goodbye = frame
 
@@ -125,6 +128,15 @@ class Client:
     async def message(self, body: bytes) -> api.Message:
         found: api.Message = await self.item(lambda i: isinstance(i, api.Message) and i.body == body)
         return found
+
+    async def sign(self, *kinds: str) -> api.Ephemeral:
+        """The next sign of life of these kinds that comes after those that were taken."""
+        async with asyncio.timeout(WAIT_S):
+            while not (found := [sign for sign in self.signs if sign.kind in kinds]):
+                assert not self.closed, f"closed: {self.goodbye}"
+                await self.pump()
+        self.signs.remove(found[0])
+        return found[0]
 
     async def state(self, event: str, wanted: str) -> api.Recipient:
         """Ask until the one recipient is in that state; looks again whenever the feed moves."""

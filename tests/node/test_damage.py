@@ -148,7 +148,13 @@ class Scene:
             await alice.message(b"to alice 2")
             await carol.message(b"to carol 2")
             await alice.state(last.event, "delivered")
+            about = {"target": last.event}
+            await alice.send("bob@b.test", b"to bob, edited", kind="edit", **about)
+            await alice.send("bob@b.test", b"+1", kind="reaction", **about)
+            await bob.send("alice@a.test", b"+1", kind="reaction", **about)
             await carol.state(seen.event, "delivered")
+            for who in ("nobody@b.test", "noone@a.test"):
+                await alice.ask(api.Block, who)
             await call(a.config, "invite.new", {})
             await a.store.submit(Isolate(b.us.node, EVIL, "a bug", 5))
             for row in (evidence(), rows.Heal(b"?" * 32, 1, 1)):

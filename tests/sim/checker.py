@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from federation.event import Header, decode_header, event_id
 from federation.ids import from_text, to_text
 from node import api
+from node.client.fold import apply, fold
+from node.client.rows import from_node
 from node.core.heal import DONE
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ async def check(world: "World") -> None:
         _same_histories(world, found)
         for host in world.hosts.values():
             _leftovers(host, found)
+            _deletions(host, found)
     except (AssertionError, TimeoutError) as error:
         found.append(f"the check itself was refused: {error!r}")
 
@@ -83,7 +86,8 @@ def _mailboxes(world: "World", found: list[str]) -> None:
     """Exactly once for sender and recipient; nothing else, for nobody else."""
     said = {s.accepted.event: s for s in sayings(world) if s.accepted}
     lost = {to_text(event) for host in world.hosts.values() for event in host.lost}
-    unknown = {s.body for s in sayings(world) if s.unknown}
+    unknown = {s.body for s in sayings(world) if s.unknown} | {None}
+    deleted = {s.target for s in sayings(world) if s.kind == "delete"}
     if len(said) != sum(1 for s in sayings(world) if s.accepted):
         found.append("two messages were given one event id")
     for s in sayings(world):
@@ -93,7 +97,9 @@ def _mailboxes(world: "World", found: list[str]) -> None:
         bodies = {item.event: item.body for item in client.stored.values() if isinstance(item, api.Message)}
         have = Counter(item.event for item in client.stored.values() if isinstance(item, api.Message))
         due = {event for event, s in said.items() if client.address in (s.sender, s.to)}
-        for event in due - have.keys() - lost:
+        # What was deleted before it arrived is not delivered any more (PROTOCOL.md 4.6).
+        early = {e for e in due if {e, said[e].target if said[e].kind == "edit" else None} & (deleted - {None})}
+        for event in due - have.keys() - lost - early:
             found.append(f"{client.name} never got {said[event].key}")
         for event, times in have.items():
             if times > 1:
@@ -103,7 +109,8 @@ def _mailboxes(world: "World", found: list[str]) -> None:
         for item in client.stored.values():
             if isinstance(item, api.Message) and item.event in said:
                 s = said[item.event]
-                if (item.body, item.sender) != (s.body, s.sender):
+                gone = item.body is None and {s.accepted and s.accepted.event, s.target} & deleted
+                if item.sender != s.sender or (item.body != s.body and not gone):
                     found.append(f"{client.name} has {s.key} with another body or sender")
 
 
@@ -180,12 +187,39 @@ async def _history(world: "World", client: "Client", found: list[str]) -> None:
         for other in sorted(others):
             page: api.History = await client.ask(api.GetHistory, other, None, api.PAGE_MAX)
             client.histories[other] = [m.event for m in page.messages]
+            client.shown[other] = _shown(client, page)
             keys = [(m.order, from_text(m.origin, 32), from_text(m.log, 16), m.seq) for m in page.messages]
             if keys != sorted(keys):
                 found.append(f"{client.name}: the history with {other} is out of order")
             for message in page.messages:
                 if message.sender == client.address:
                     _state(world, message, other, found)
+
+
+def _shown(client: "Client", page: api.History) -> dict[str, object]:
+    """The messages of a page with all that was done to them, as a device shows them."""
+    every = {m.event: from_node(m, client.address) for m in (*page.messages, *page.about) if isinstance(m, api.Message)}
+    shown: dict[str, object] = {}
+    for event, message in every.items():
+        if message.kind == "message":
+            acts = [m for m in every.values() if m.reply_to == event]
+            now = apply(message, fold(message, acts))
+            by = [(r.emoji, r.by) for r in now.reactions]
+            shown[event] = (now.text, now.deleted, now.edited, [e.text for e in now.edits], by, now.pinned)
+    return shown
+
+
+def _deletions(host: "Host", found: list[str]) -> None:
+    """What somebody deleted of their own is nowhere on this node, and neither is what it said before or after."""
+    with look(host) as store:
+        rows = store.execute("SELECT event, header, body FROM events WHERE refused = ''").fetchall()
+    headers = {event: decode_header(header) for event, header, _ in rows}
+    bodies = {event: body for event, _, body in rows}
+    gone = {(h.target, h.origin, h.sender) for h in headers.values() if h.kind == "delete"}
+    for event, h in headers.items():
+        about = event if h.kind == "message" else h.target if h.kind == "edit" else None
+        if (about, h.origin, h.sender) in gone and bodies[event] is not None:
+            found.append(f"{host.name} still has the body of a {h.kind} that was deleted")
 
 
 def _state(world: "World", message: api.Message, other: str, found: list[str]) -> None:
@@ -197,6 +231,8 @@ def _state(world: "World", message: api.Message, other: str, found: list[str]) -
         good: tuple[str, ...] = ("failed",)
     else:
         good = ("read",) if seen >= message.seq else ("delivered", "read")
+    if message.body is None:  # a header alone is delivered to nobody
+        good += ("sent",)
     if message.state not in good:
         found.append(f"{key} to {other} is {message.state}, not {' or '.join(good)}")
 
@@ -212,6 +248,8 @@ def _same_histories(world: "World", found: list[str]) -> None:
             for peer in by_address.get(other, ()):
                 if peer.histories.get(client.address, events) != events:
                     found.append(f"{client.name} and {peer.name} see different orders")
+                elif peer.shown.get(client.address, client.shown[other]) != client.shown[other]:
+                    found.append(f"{client.name} and {peer.name} see different texts")
             said = [s.accepted.event for s in sayings(world)
                     if s.accepted and {s.sender, s.to} == {client.address, other}]  # fmt: skip
             missing, more = set(said) - set(events) - lost, set(events) - set(said)

@@ -26,6 +26,8 @@ class Saying:
     to: str
     body: bytes
     device: int
+    kind: str = "message"
+    target: str | None = None
     accepted: api.Accepted | None = None
     refused: str = ""
     sent_on: int = 0  # the connection that it last went out on
@@ -50,6 +52,7 @@ class Client:
         self._channel: Channel | None = None
         self._connection = self._requests = self._ready_on = 0
         self.histories: dict[str, list[str]] = {}  # filled by the checker
+        self.shown: dict[str, dict[str, object]] = {}  # the same: what a person sees, by event
         self._made = 0  # how often the node had been restored when this device was
         self.calm = False  # after the faults: acknowledge at once, forget nothing
 
@@ -133,8 +136,22 @@ class Client:
         await self._push(api.Auth(self._number("auth"), self.token, resume))
 
     # --- sending ------------------------------------------------------------------------------------------------------
-    async def say(self, key: str, to: str, body: bytes) -> None:
-        self.sayings.append(Saying(key, self.address, to, body, self.number))
+    def _target(self, kind: str, to: str) -> str | None:
+        """A message with this person that this device may do that to."""
+        own = [s.accepted.event for s in self.sayings if s.accepted and s.to == to and s.kind == "message"]
+        talks = {s.accepted.conversation for s in self.sayings if s.accepted and s.to == to}
+        items = [i for i in self.stored.values() if isinstance(i, api.Message) and i.kind == "message"]
+        here = [
+            i for i in items if i.conversation in talks and (kind in ("reaction", "pin") or i.sender == self.address)
+        ]
+        known = sorted({*own, *(i.event for i in here)})
+        return self._chance.choice(known) if known else None
+
+    async def say(self, key: str, to: str, body: bytes, kind: str = "message") -> None:
+        target = self._target(kind, to) if kind != "message" else None
+        kind = kind if target else "message"
+        body = {"delete": b"", "pin": b"", "reaction": key.encode()}.get(kind, body)
+        self.sayings.append(Saying(key, self.address, to, body, self.number, kind, target))
         self.world.note(self.name, f"says {key} to {to}", key)
         try:
             await self._pump()
@@ -148,7 +165,7 @@ class Client:
         frames = []
         for s in self.sayings:
             if s.accepted is None and not s.refused and s.sent_on != self._connection:
-                frames.append(api.Send(self._number(s), s.key, s.to, s.body))
+                frames.append(api.Send(self._number(s), s.key, s.to, s.body, "text", s.kind, s.target))
                 s.unknown = s.unknown or (self.host.old and s.sent_on > 0)  # a copy forgot that it took it
                 s.sent_on = self._connection
             if self.world.plan.patient and s.accepted is None and not s.refused:

@@ -107,3 +107,18 @@ class SimSystem(System):
 
     async def check_password(self, hashed: str, password: str) -> bool:
         return hashed == f"sim:{password}"
+
+
+async def jump(seconds: float) -> None:
+    """Let so much virtual time go by."""
+    assert isinstance(asyncio.get_running_loop(), SimLoop)
+    await asyncio.sleep(seconds)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """On a virtual clock of its own, without a simulated world around it."""
+    loop = SimLoop()
+    try:
+        loop.run_until_complete(work)
+    finally:
+        loop.close()

@@ -9,6 +9,7 @@ KINDS = ("crash at",) * 3 + (
     *("crash", "stop", "cut", "half-open", "partition", "blackhole", "client", "block", "full"),
 )
 RESTORES = 0.2  # of all runs: a node's store is set back to an earlier moment
+SAID = ("message",) * 6 + ("edit", "edit", "reaction", "delete", "pin")
 BURST = 300  # messages at once: more than any window
 NAMES = ("ash.sim", "birch.sim", "cedar.sim")
 
@@ -18,6 +19,7 @@ class Writes(NamedTuple):
     client: int
     to: str
     key: str
+    kind: str = "message"  # an act is about what its device has then; a message, where it has nothing
 
 
 class Fault(NamedTuple):
@@ -100,7 +102,7 @@ def _writes(chance: Random, users: list[tuple[str, str, int]], seconds: float) -
         if chance.random() < 0.03:
             to = f"nobody@{to.partition('@')[2]}"
         at = chance.choice(moments) + chance.choice((0, 0.01, 0.5)) * chance.random()
-        writes.append(Writes(at, client, to, f"m{number}"))
+        writes.append(Writes(at, client, to, f"m{number}", chance.choice(SAID)))
     return tuple(sorted(writes))
 
 

@@ -86,7 +86,9 @@ class World:
             if isinstance(moment, Fault):
                 await self._break(moment)
             else:
-                await self.clients[moment.client].say(moment.key, moment.to, f"{moment.key} says hello".encode())
+                await self.clients[moment.client].say(
+                    moment.key, moment.to, f"{moment.key} says hello".encode(), moment.kind
+                )
         await asyncio.sleep(max(0.0, start + self.plan.seconds - self.loop.time()))
         await self._heal()
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from node.client.model import Change, Conversation, Lights, Message, State
+from node.client.model import Change, Conversation, Lights, Message, Presence, Reaction, State, Typing
 
 STEPS: tuple[State, ...] = ("accepted", "sent", "delivered", "read")
 
@@ -25,9 +25,12 @@ class FakeClient:
         self.retried: list[str] = []
         self.accepted: list[str] = []
         self.declined: list[str] = []
+        self.typed: list[tuple[str, bool]] = []
+        self.shown: list[str] = []
         self.sent: list[Message] = []
         self.error: Exception | None = None  # raised by the next send
         self.other: FakeClient | None = None  # who gets what is sent, in the demo
+        self.acts: list[tuple[str, str, str]] = []  # what was done, to which text, and what was said
         self.now_ms = start_ms
         self.is_closed = False
         self._numbers = itertools.count(1)
@@ -59,6 +62,45 @@ class FakeClient:
             asyncio.get_running_loop().call_later(0.4, self._carry, message)
         return message
 
+    async def reply(self, to: Message, text: str) -> Message:
+        self.acts.append(("reply", to.text, text))
+        return await self.send(to.conversation, text, reply_to=to.id)
+
+    async def edit(self, message: Message, text: str) -> Message:
+        return self._done("edit", message, text, text=text, edited=1)
+
+    async def delete(self, message: Message) -> Message:
+        return self._done("delete", message, "", text="", deleted=True)
+
+    async def react(self, message: Message, emoji: str) -> Message:
+        mine = (*message.reactions, Reaction(emoji, (self.address,), True))
+        return self._done("react", message, emoji, reactions=mine)
+
+    async def unreact(self, message: Message, emoji: str) -> Message:
+        left = tuple(r for r in message.reactions if r.emoji != emoji)
+        return self._done("unreact", message, emoji, reactions=left)
+
+    async def pin(self, message: Message) -> Message:
+        return self._done("pin", message, "", pinned=self.address)
+
+    async def unpin(self, message: Message) -> Message:
+        return self._done("unpin", message, "", pinned="")
+
+    def _done(self, what: str, message: Message, said: str, **fields: object) -> Message:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        self.acts.append((what, message.text, said))
+        return self.change(message.key, **fields)
+
+    def change(self, key: str, **fields: object) -> Message:
+        """A message looks otherwise from now on."""
+        log = next(log for log in self.logs.values() if any(m.key == key for m in log))
+        at = next(i for i, m in enumerate(log) if m.key == key)
+        log[at] = msgspec.structs.replace(log[at], **fields)
+        self._news.put_nowait(Change("update", log[at]))
+        return log[at]
+
     async def retry(self, key: str) -> None:
         self.retried.append(key)
         self.step(key, "queued")
@@ -89,6 +131,12 @@ class FakeClient:
         self.declined.append(conversation)
         del self.rooms[conversation]
         self._news.put_nowait(Change("conversation"))
+
+    async def typing(self, conversation: str, on: bool = True) -> None:
+        self.typed.append((conversation, on))
+
+    async def presence(self, state: str) -> None:
+        self.shown.append(state)
 
     async def changes(self) -> AsyncIterator[Change]:
         while (change := await self._news.get()) is not None:
@@ -144,6 +192,9 @@ class FakeClient:
     def light(self, me: str, **peers: tuple[str, int]) -> None:
         self.lights = msgspec.structs.replace(self.lights, me=me, peers=peers or self.lights.peers)
         self._news.put_nowait(Change("lights"))
+
+    def sign(self, sign: Typing | Presence) -> None:
+        self._news.put_nowait(Change("typing" if isinstance(sign, Typing) else "presence", sign=sign))
 
     def everything(self) -> None:
         self._news.put_nowait(Change("conversation", detail="everything"))

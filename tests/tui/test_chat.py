@@ -74,18 +74,6 @@ async def test_a_failed_message_can_be_taken_back_to_the_input() -> None:
         assert app.pane.talk.timeline.rows.messages == []
 
 
-async def test_what_left_cannot_be_taken_back() -> None:
-    client = FakeClient()
-    room = client.add_room("bob@b.test")
-    client.history(room, ["sent"], client.address)
-    app = ChatApp(client)
-    async with app.run_test(size=(100, 24), notifications=True) as pilot:
-        await until(pilot, lambda: "sent" in screen(app))
-        await pilot.press("up", "e")
-        await until(pilot, lambda: "It has left this device." in screen(app))
-        assert "▸ sent" in screen(app)  # a notice never lies over the newest message or the input
-
-
 async def test_copy_goes_to_the_clipboard_clean() -> None:
     client = FakeClient()
     client.history(client.add_room("bob@b.test"), ["a\x1b[31mb"])

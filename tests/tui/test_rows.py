@@ -1,9 +1,10 @@
 """Heights and places of many messages."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.client.model import Message
+from node.client.model import Message, Quote, Reaction
 from tui.rows import Heights, Rows, local_time
 
 
@@ -58,9 +59,14 @@ def test_older_pages_drop_what_is_known() -> None:
 @given(st.integers(1, 60), st.text(max_size=200), st.integers(4, 120))
 def test_measuring_agrees_with_what_is_drawn(count: int, text: str, width: int) -> None:
     rows = Rows(width)
-    rows.replace(messages(count, text), unread="2")
+    talk = messages(count, text)
+    done = {"quote": Quote("bob@b.test", text), "reactions": (Reaction("+1", ("a@a",)),), "edited": 1}
+    talk[0] = msgspec.structs.replace(talk[0], **done, pinned="bob@b.test")
+    talk[-1] = msgspec.structs.replace(talk[-1], deleted=True, text="")
+    rows.replace(talk, unread="2")
     rows.measure_around(count // 2, above=10**6, below=10**6)
-    drawn = [rows.trim(i).height + len(rows.body(i)) + len(rows.note(i)) for i in range(count)]
+    around = [len(rows.quote(i)) + len(rows.done(i)) + len(rows.note(i)) for i in range(count)]
+    drawn = [rows.trim(i).height + len(rows.body(i)) + around[i] for i in range(count)]
     assert rows.total == sum(drawn)
     assert rows.locate(rows.total - 1)[0] == count - 1
 

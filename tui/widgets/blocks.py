@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 COMPONENTS = (
     "day", "unread", "sender", "mine", "time", "selected", "selection",
-    "waiting", "moving", "arrived", "read", "failed", "late",
+    "waiting", "moving", "arrived", "read", "failed", "late", "quote", "done", "deleted", "mention",
 )  # fmt: skip
 LINES_CACHED_MAX = 4_000
 COPIED_LINES_MAX = 5_000
 SELECTED_GUTTER = "▸ "
+MENTION_GUTTER = "@ "  # colour is never the only sign
 
 __all__ = ["COMPONENTS", "GROUP_MS", "LINES_CACHED_MAX", "Blocks"]
 
@@ -109,10 +110,18 @@ class Blocks:
             lines.append((self._rule("new", self._style("unread")), ""))
         if trim.head:
             lines.append((self._head(at), ""))
+        lines.extend((self._row(part, self._style("quote"), []), "") for part in rows.quote(at))
         body = rows.body(at)
+        said = base
+        if message.deleted:
+            said = self._style("deleted")
+        elif message.mentions_me:
+            said = self._style("mention")
         for number, part in enumerate(body):
             state = self._state(at) if number == len(body) - 1 else []
-            lines.append((self._row(part, base, state), part))
+            first = MENTION_GUTTER if message.mentions_me and number == 0 else ""
+            lines.append((self._row(part, said, state, first), part))
+        lines.extend((self._row(part, self._style("done"), []), "") for part in rows.done(at))
         mark = model.mark_of(message)
         note_style = self._style("failed" if mark is not None and mark.style == "failed" else "late")
         lines.extend((self._row(part, note_style, []), part) for part in rows.note(at))
@@ -135,11 +144,11 @@ class Blocks:
             width, self._owner.rich_style
         )
 
-    def _row(self, part: str, style: Style, state: list[Segment]) -> Strip:
+    def _row(self, part: str, style: Style, state: list[Segment], gutter: str = "") -> Strip:
         """Text on the left, state on the right; the text gives way to nothing, it was wrapped to fit."""
         width, base = self._owner.view.width, self._owner.rich_style
         tail = sum(segment.cell_length for segment in state)
-        left = Strip([Segment(" " * INDENT, base), Segment(part, style)])
+        left = Strip([Segment(gutter.ljust(INDENT), style if gutter else base), Segment(part, style)])
         if left.cell_length + tail > width:  # words only where there is room for them
             state = state[-1:]
             tail = sum(segment.cell_length for segment in state)

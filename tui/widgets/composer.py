@@ -23,6 +23,12 @@ class Composer(TextArea):
         text: str
         room: Room  # where it was written; the person may be elsewhere before this is handled
 
+    class Typed(Event):
+        """A key was pressed in it."""
+
+    class Cancelled(Event):
+        """Escape: what was begun besides writing is not wanted."""
+
     class SelectWanted(Event):
         """Up in an empty input: the person wants to act on a message."""
 
@@ -43,6 +49,10 @@ class Composer(TextArea):
             if written := self.text.rstrip():
                 self.clear()  # here and not where it is sent: the next key may be waiting already
                 self.post_message(self.Sent(written, self.room))
+        elif event.key == "escape":
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Cancelled())
         elif event.key in NEWLINE_KEYS:
             event.stop()
             event.prevent_default()
@@ -55,6 +65,7 @@ class Composer(TextArea):
             event.prevent_default()  # a key we have no action for must not type its letter
         else:
             await super()._on_key(event)
+            self.post_message(self.Typed())
 
     async def _on_paste(self, event: events.Paste) -> None:
         """Pasted text comes from outside too; its line ends are lines of this post and send nothing."""

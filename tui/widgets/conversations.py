@@ -1,6 +1,6 @@
 """The list of conversations on the left."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
@@ -27,14 +27,16 @@ class ConversationList(OptionList):
         super().__init__(id=id, markup=False)
         self._shown: tuple[object, ...] = ()
 
-    def show(self, conversations: Sequence[Conversation], current: str | None) -> None:
+    def show(self, conversations: Sequence[Conversation], current: str | None, present: Mapping[str, str]) -> None:
         """Draw the list; nothing happens if nothing changed, so a burst costs one redraw."""
-        shown = (tuple(conversations), current)
+        dots = [model.dot(present.get(c.title)) for c in conversations]
+        shown = (tuple(conversations), current, tuple(dots))
         if shown == self._shown:
             return
         self._shown = shown
         self.set_options(
-            Option(prompt(number, c, c.id == current), id=c.id) for number, c in enumerate(conversations, 1)
+            Option(prompt(number, c, c.id == current, dot), id=c.id)
+            for number, (c, dot) in enumerate(zip(conversations, dots, strict=True), 1)
         )
         at = next((i for i, c in enumerate(conversations) if c.id == current), None)
         self.highlighted = at
@@ -45,12 +47,12 @@ class ConversationList(OptionList):
             self.post_message(self.Opened(event.option.id))
 
 
-def prompt(number: int, conversation: Conversation, current: bool) -> Content:
-    """Two lines: number, name and badge; then the last text. Requests and unread say so in words and signs."""
-    badge = "request" if conversation.request else f"({conversation.unread})" if conversation.unread else ""
+def prompt(number: int, conversation: Conversation, current: bool, dot: str = "") -> Content:
+    """Two lines: number, name, presence and badge; then the last text. Signs and words say each."""
+    badge = model.badge(conversation)
     key = "▸" if current else str(number) if number < 10 else " "
     name = text.name(conversation.title)
-    room = ROOM_CELLS - 2 - (cell_len(badge) + 1 if badge else 0)
+    room = ROOM_CELLS - 2 - sum(cell_len(sign) + 1 for sign in (badge, dot) if sign)
     if cell_len(name) > room:
         name = set_cell_size(name, room - 1) + "…"
     last = model.preview(conversation)
@@ -58,6 +60,7 @@ def prompt(number: int, conversation: Conversation, current: bool) -> Content:
         last = set_cell_size(last, ROOM_CELLS - 3) + "…"
     loud = "bold" if badge or current else ""
     return Content.assemble(
-        (f"{key} ", "dim"), (set_cell_size(name, room), loud), (f" {badge}" if badge else "", "bold"), "\n",
+        (f"{key} ", "dim"), (set_cell_size(name, room), loud), f" {dot}" if dot else "",
+        (f" {badge}" if badge else "", "bold"), "\n",
         (f"  {last}", "dim"),
     )  # fmt: skip

@@ -7,7 +7,7 @@ changes its height moves it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual import events
 from textual.binding import BindingType
@@ -23,6 +23,7 @@ from tui import actions
 from tui.rows import Rows
 from tui.widgets.blocks import COMPONENTS, Blocks
 
+Act = Literal["reply", "edit", "delete", "react", "pin"]
 NEAR_TOP_PAGES = 2  # older messages are asked for this many screens before the top is reached
 
 
@@ -53,7 +54,10 @@ class Timeline(ScrollView, can_focus=True):
         message: Message
 
     @dataclass
-    class TakeBackWanted(Event):
+    class ActWanted(Event):
+        """Something is to be done to a message."""
+
+        what: Act
         message: Message
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -270,9 +274,24 @@ class Timeline(ScrollView, can_focus=True):
         if (message := self.message_at(self.selected)) is not None:
             self.post_message(self.RetryWanted(message))
 
-    def action_take_back(self) -> None:
+    def _act(self, what: Act) -> None:
         if (message := self.message_at(self.selected)) is not None:
-            self.post_message(self.TakeBackWanted(message))
+            self.post_message(self.ActWanted(what, message))
+
+    def action_reply(self) -> None:
+        self._act("reply")
+
+    def action_edit(self) -> None:
+        self._act("edit")
+
+    def action_delete(self) -> None:
+        self._act("delete")
+
+    def action_react(self) -> None:
+        self._act("react")
+
+    def action_pin(self) -> None:
+        self._act("pin")
 
     # -- drawing
 
