@@ -11,7 +11,7 @@ import msgspec
 
 from federation.errors import ProtocolError
 from federation.event import Hash, Seq
-from federation.identity import Key, NodeKey, Signature, check_chain, decode_chain, event_keys, verify
+from federation.identity import NodeKey, Signature, check_chain, decode_chain, event_keys, verify
 from federation.ids import CONVERSATION_ID_BYTES, DEVICE_ID_BYTES, INCARNATION_BYTES, NODE_ID_BYTES, User, digest
 
 NONCE_BYTES = 16
@@ -33,10 +33,11 @@ Local = Annotated[str, msgspec.Meta(max_length=64)]
 Name = Annotated[str, msgspec.Meta(max_length=100)]
 Text = Annotated[str, msgspec.Meta(max_length=500)]
 Millis = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 Term = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+Index = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 Nodes = Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=64)]
 ChainBytes = Annotated[bytes, msgspec.Meta(max_length=CHAIN_BYTES_MAX)]
+Domain = Annotated[str, msgspec.Meta(max_length=253)]
 Role = Literal["owner", "admin", "moderator", "member", "readonly"]
 Setting = Literal["name", "topic", "retention", "history", "invite"]
 
@@ -44,7 +45,7 @@ Setting = Literal["name", "topic", "retention", "history", "invite"]
 class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A node that people of the group are on: its name and its key chain, so that nobody needs to know it already."""
 
-    name: Annotated[str, msgspec.Meta(max_length=253)]
+    name: Domain
     chain: ChainBytes
 
 
@@ -110,7 +111,7 @@ class MakeLink(_Op, tag="link", frozen=True):
     secret_hash: Hash
     uses: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
     expires_ms: Millis  # 0: never
-    role: Role
+    role: Literal["member", "readonly"]
 
 
 class DropLink(_Op, tag="unlink", frozen=True):
@@ -124,8 +125,15 @@ class Join(_Op, tag="join", frozen=True):
     card: Card
 
 
+class Renew(_Op, tag="renew", frozen=True):
+    """The proposer's node has another key or another name."""
+
+    card: Card
+
+
 Op = (
-    Create | Add | Remove | SetRole | Leave | Set | Stewards | Succession | Takeover | MakeLink | DropLink | Join
+    Create | Add | Remove | SetRole | Leave | Set | Stewards | Succession | Takeover
+    | MakeLink | DropLink | Join | Renew
 )  # fmt: skip
 
 
@@ -135,9 +143,10 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     version: Literal[1]
     group: Annotated[bytes, msgspec.Meta(max_length=CONVERSATION_ID_BYTES)]  # empty in `create`
     node: NodeId
-    local: Local  # empty: the node itself, for a takeover
+    local: Local  # empty: the node itself
     device: Device
     key: Annotated[bytes, msgspec.Meta(max_length=32)]  # the device's; empty for the node itself
+    under: Index  # the newest entry that the proposer knew; what changed since is not what they meant (11.2)
     nonce: Nonce
     at_ms: Millis
     op: Op
@@ -238,6 +247,9 @@ def read_entry(raw: bytes) -> Entry:
     value: Entry = _strictly(_entry, raw, "an entry", "11.3")
     if (value.index == 1) != (value.previous is None):
         raise ProtocolError("bad_control", "an entry names the one before it, but for the first", "11.3")
+    logs = [cut.incarnation for cut in value.cuts]
+    if logs != sorted(set(logs)):
+        raise ProtocolError("bad_control", "a cut names each log once, in the order of their incarnations", "11.3")
     return value
 
 
@@ -277,18 +289,22 @@ def chain_keys(chain: bytes) -> tuple[bytes, tuple[bytes, ...]]:
 
 
 def check_proposed(proposed: Proposed, chain: bytes) -> Proposal:
-    """The proposal, if its device signed it and the chain's node vouches for the device (PROTOCOL.md 11.2)."""
+    """The proposal, if its device signed it and the chain's node vouches for the device (PROTOCOL.md 11.2).
+
+    Only the chain's newest key counts: a proposal comes over any node's link, so that a key that was rotated away would
+    still serve whoever stole it.
+    """
     proposal = read_proposal(proposed.raw)
-    node, keys = chain_keys(chain)
+    node, (key, *_) = chain_keys(chain)
     if node != proposal.node:
         raise ProtocolError("bad_control", "a proposal with another node's chain", "11.2")
     if proposal.local:
         said = voucher_bytes(proposal.node, proposal.local, proposal.device, proposal.key)
-        known = any(verify(key, "device", said, proposed.voucher) for key in keys)
+        known = verify(key, "device", said, proposed.voucher)
         holds = known and verify(proposal.key, "proposal", proposed.raw, proposed.signature)
     else:
         plain = not proposal.device and not proposal.key and not proposed.voucher
-        holds = plain and any(verify(key, "proposal", proposed.raw, proposed.signature) for key in keys)
+        holds = plain and verify(key, "proposal", proposed.raw, proposed.signature)
     if not holds:
         raise ProtocolError("bad_signature", "a proposal is not signed by the device that it names", "11.2")
     return proposal
