@@ -224,7 +224,7 @@ def encode(value: msgspec.Struct) -> bytes:
     return _encoder.encode(value)
 
 
-def _strictly(decoder: "msgspec.msgpack.Decoder[Any]", raw: bytes, what: str, rule: str) -> Any:
+def strictly(decoder: "msgspec.msgpack.Decoder[Any]", raw: bytes, what: str, rule: str) -> Any:
     try:
         value = decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -236,7 +236,7 @@ def _strictly(decoder: "msgspec.msgpack.Decoder[Any]", raw: bytes, what: str, ru
 
 def read_proposal(raw: bytes) -> Proposal:
     """Decode strictly; says nothing of the signature. `ProtocolError` (PROTOCOL.md 11.2)."""
-    value: Proposal = _strictly(_proposal, raw, "a proposal", "11.2")
+    value: Proposal = strictly(_proposal, raw, "a proposal", "11.2")
     if isinstance(value.op, Create) != (value.group == b""):
         raise ProtocolError("bad_control", "a proposal names its group, and only `create` has none yet", "11.2")
     return value
@@ -244,7 +244,7 @@ def read_proposal(raw: bytes) -> Proposal:
 
 @lru_cache(64)
 def read_entry(raw: bytes) -> Entry:
-    value: Entry = _strictly(_entry, raw, "an entry", "11.3")
+    value: Entry = strictly(_entry, raw, "an entry", "11.3")
     if (value.index == 1) != (value.previous is None):
         raise ProtocolError("bad_control", "an entry names the one before it, but for the first", "11.3")
     logs = [cut.incarnation for cut in value.cuts]
@@ -286,6 +286,11 @@ def chain_keys(chain: bytes) -> tuple[bytes, tuple[bytes, ...]]:
     """The node that a chain is of, and the keys that may speak for it, newest first. `ProtocolError`."""
     decoded = decode_chain(chain)
     return check_chain(decoded).node, event_keys(decoded)
+
+
+def node_signed(chain: bytes, domain: str, said: bytes, signature: bytes) -> bool:
+    """Whether one of the newest keys of the chain's node signed this."""
+    return any(verify(key, domain, said, signature) for key in chain_keys(chain)[1])
 
 
 def check_proposed(proposed: Proposed, chain: bytes) -> Proposal:

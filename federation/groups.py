@@ -10,7 +10,6 @@ from typing import Literal
 from federation import control
 from federation.changes import after, created, rank, refuse
 from federation.control import Certificate, Entry
-from federation.identity import verify
 from federation.ids import User
 from federation.roster import State, Tip, decode_state, encode_state, state_hash
 
@@ -88,8 +87,7 @@ def check_certificate(tip: Tip | None, entry: Entry, state: State, hash_: bytes,
         sites = [site for of in (before, state) if (site := of.site(vouched.node)) is not None]
         if not sites or vouched.node in signers:
             raise refuse("bad_certificate", "a certificate is signed by a node that is not of the group", "11.5")
-        keys = dict.fromkeys(key for site in sites for key in control.chain_keys(site.chain)[1])
-        if not any(verify(key, "certify", said, vouched.signature) for key in keys):
+        if not any(control.node_signed(site.chain, "certify", said, vouched.signature) for site in sites):
             raise refuse("bad_certificate", "a signature of a certificate does not hold", "11.5")
         signers.add(vouched.node)
     if not enough(before, proposal.op, proposal.node, signers):
