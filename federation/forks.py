@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from federation import control, cuts, groups
 from federation.control import Certified, Proposed
+from federation.errors import ProtocolError
 from federation.roster import State, Tip
 
 
@@ -46,8 +47,8 @@ Meeting = Literal["next", "known", "gap", "branch"]
 def meet(tip: Tip | None, certified: Certified, hash_at: Callable[[int], bytes | None]) -> Meeting:
     """How an entry that came meets the log here; `hash_at` gives the hash of its entries. `ProtocolError`.
 
-    `gap`: what lies before it is missing here, or is another; it has to be asked for, from `back` on. `branch`: it parts
-    from the log right after an entry that both have.
+    `gap`: what lies before it is missing here, or is another; it has to be asked for, from `back` on. `branch`: it
+    parts from the log right after an entry that both have.
     """
     entry, hash_ = control.read_entry(certified.entry), control.entry_hash(certified.entry)
     index = tip.state.index if tip is not None else 0
@@ -76,7 +77,7 @@ def replay(kept: Tip | None, entries: Iterable[Certified]) -> Tip:
     for certified in entries:
         tip = groups.check_certified(tip, certified.entry, certified.certificate)
     if tip is None:
-        raise groups.refuse("gap", "no entries", "11.3")
+        raise ProtocolError("gap", "no entries", "11.3")
     return tip
 
 
