@@ -31,7 +31,7 @@ class Rejected(_Message, tag="rejected", frozen=True):
 
 
 class Campaign(_Message, tag="campaign", frozen=True):
-    """I want to lead `term`; term 0, to every node of the group: I was restored, and only ask what you hold."""
+    """I want to lead `term`; term 0, to every node of the group: I only ask what you hold, and say what I do."""
 
     term: Term
     index: Seq  # of the newest certified entry of the sender
@@ -126,6 +126,7 @@ class Desk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     told: tuple[Told, ...] = ()
     since_ms: int = 0  # of the last step forward
     restored_ms: int = 0  # when the copy began to ask
+    said_ms: int = 0  # when this steward last said how far the log is
 
 
 class To(NamedTuple):

@@ -11,9 +11,14 @@ from federation.control import Certificate, Certified, Entry, Proposed, Vouched
 from federation.desk import (
     Ask,
     Campaign,
+    Desk,
     Done,
+    Heard,
     Message,
     Nay,
+    News,
+    Output,
+    Place,
     Promise,
     Propose,
     Rejected,
@@ -23,19 +28,48 @@ from federation.desk import (
     Told,
     Vote,
     Waiting,
+    Want,
+    decode_desk,
+    encode_desk,
+    read_message,
+    restored,
 )
 from federation.errors import ProtocolError
 from federation.roster import State
 from federation.voting import PATIENCE_MS, Voter, op_of
 
 __all__ = [
-    *("Ask", "Campaign", "Desk", "Done", "Message", "Nay", "News", "Output", "Place", "Promise", "Propose", "Rejected"),
-    *("Step", "Tallied", "Tally", "To", "Vote", "Want", "decode_desk", "encode_desk", "read_message", "restored"),
+    "Ask",
+    "Campaign",
+    "Desk",
+    "Done",
+    "Heard",
+    "Message",
+    "Nay",
+    "News",
+    "Output",
+    "Place",
+    "Promise",
+    "Propose",
+    "Rejected",
+    "Step",
+    "Tallied",
+    "Tally",
+    "To",
+    "Told",
+    "Vote",
+    "Waiting",
+    "Want",
+    "decode_desk",
+    "encode_desk",
+    "read_message",
+    "restored",
 ]
 
 PENDING_MAX = 64  # proposals that wait at one node, for one group
 RETRY_MS = 5_000  # after which a leader asks again
 READY_MS = 20_000  # how long new stewards may take to say that they are there
+SAY_MS = 3600_000  # how often a steward says how far the log is, for whoever missed the news
 REPEAT_MS = 120_000  # after which whoever has a proposal tells the stewards of it again
 
 
@@ -78,6 +112,7 @@ class Step(Voter):
     def _rejected(self, sender: bytes, proposal: bytes) -> None:
         if sender in self._state.stewards and not self.orders:
             self._keep(waiting=tuple(w for w in self.desk.waiting if w.proposed.id != proposal))
+            self._say((sender,), Want(self._state.group, self._state.index))  # it may know what is missing here
 
     # --- leading --------------------------------------------------------------------------------------------------
     def advance(self) -> None:
@@ -256,12 +291,15 @@ class Step(Voter):
         """Now and then. Whoever waits too long for a leader wants to be one; a leader asks again."""
         d, now = self.desk, self.place.now_ms
         if d.amnesia:
-            self._keep(restored_ms=d.restored_ms or now)
-            self._remember()
-            if self.desk.amnesia and now - d.since_ms >= RETRY_MS:
+            if d.since_ms:
+                self._remember()
+            if self.desk.amnesia and (not d.since_ms or now - d.since_ms >= RETRY_MS):
                 self._keep(since_ms=now)
                 self._say(self._sites, Campaign(self._state.group, 0, self._state.index))
             return
+        if self._is_steward and now - d.said_ms >= SAY_MS:
+            self._keep(said_ms=now)
+            self._say(self._sites, Campaign(self._state.group, 0, self._state.index))
         self._repeat()
         if self.orders:
             self._again()

@@ -68,9 +68,7 @@ def propose_as_node(by: Site, op: Op, group: bytes, under: int, nonce: int = 0) 
 def entry_of(tip: Tip | None, proposed: Proposed, cuts: tuple[control.Cut, ...] = (), at_ms: int = NOW_MS) -> bytes:
     state = groups.after(tip.state, proposed, cuts, at_ms) if tip is not None else groups.created(proposed)
     previous = tip.hash if tip is not None else None
-    return control.encode(
-        Entry(1, state.group, state.index, previous, proposed, cuts, at_ms, groups.state_hash(state))
-    )
+    return control.encode(Entry(1, state.group, state.index, previous, proposed, cuts, at_ms, groups.state_hash(state)))
 
 
 def certified(raw: bytes, term: int, *signers: Site) -> Certified:

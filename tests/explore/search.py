@@ -23,6 +23,7 @@ def explore(town: Town, start: World, worlds_max: int, heal_every: int = 50) -> 
         for world in edge:
             if len(came) >= worlds_max:
                 break
+            what = ""
             try:
                 for what, after in town.next(world):
                     if after not in came:
@@ -32,7 +33,7 @@ def explore(town: Town, start: World, worlds_max: int, heal_every: int = 50) -> 
                             healed += 1
                             heal(town, after)
             except Wrong as error:
-                raise Wrong(f"{error}\n" + "\n".join(_way(came, world))) from None
+                raise Wrong(f"{error}\n" + "\n".join([*_way(came, world), what])) from None
         edge = later
     for world in edge[:200] if len(came) < worlds_max else edge[-200:]:
         healed += 1

@@ -12,14 +12,15 @@ import msgspec
 from federation import control, cuts, desk, forks, groups
 from federation.control import Certified, Proposed
 from federation.desk import Desk, Done, News, Place, To, Want
+from federation.errors import ProtocolError
 from federation.groups import Tip
 from federation.ids import User
 from federation.stewards import Step
 from tests.explore.kit import NOW_MS, Site, propose
 
 T = TypeVar("T")
-LATER_MS = 700_000  # longer than anything waits, shorter than what clocks may differ
-QUEUE_MAX = 8
+LATER_MS = 2 * 3600_000  # longer than anything waits, shorter than what clocks may differ
+QUEUE_MAX = 30
 
 
 class Wrong(AssertionError):
@@ -66,7 +67,14 @@ class Machine(NamedTuple):
 class Town:
     """The nodes, and a memory of every local step that was ever taken."""
 
-    def __init__(self, sites: list[Site], log: list[Certified], todo: list[tuple[str, Proposed]], machine: Machine, sure: bool = True):
+    def __init__(
+        self,
+        sites: list[Site],
+        log: list[Certified],
+        todo: list[tuple[str, Proposed]],
+        machine: Machine,
+        sure: bool = True,
+    ):
         self.sites, self.machine, self.sure = sites, machine, sure  # sure: every proposal must become an entry
         self.at = {s.node: n for n, s in enumerate(sites)}
         self.todo = [(next(n for n, s in enumerate(sites) if s.letter == letter), p) for letter, p in todo]
@@ -76,7 +84,9 @@ class Town:
         self._messages: list[desk.Message] = []
         self._message_ids: dict[bytes, int] = {}
         self._tips: dict[tuple[bytes, int], Tip] = {}
-        self._taken: dict[tuple[object, ...], tuple[int, tuple[tuple[int, int], ...], frozenset[tuple[int, bytes]]]] = {}
+        self._taken: dict[
+            tuple[object, ...], tuple[int, tuple[tuple[int, int], ...], frozenset[tuple[int, bytes]]]
+        ] = {}
         self.born = self._local(Local(Desk(), tuple(log)))
         self.first = {(i, control.entry_hash(c.entry)) for i, c in enumerate(log, 1)}
 
@@ -91,7 +101,7 @@ class Town:
         d = local.desk
         waiting = tuple(msgspec.structs.replace(w, since_ms=NOW_MS) for w in d.waiting)
         d = msgspec.structs.replace(
-            d, since_ms=NOW_MS, waiting=waiting, restored_ms=NOW_MS if d.amnesia else 0
+            d, since_ms=d.since_ms and NOW_MS, waiting=waiting, restored_ms=NOW_MS if d.amnesia else 0, said_ms=NOW_MS
         )
         parts = (local.log, local.branch)
         key = desk.encode_desk(d) + b"|".join(b"".join(map(control.encode, part)) for part in parts)
@@ -248,7 +258,7 @@ class _Shell:
         proposed = propose(self.me, control.Takeover(), tip.state.group, tip.state.index)
         try:
             self._step(lambda step: step.takeover(proposed))
-        except groups.ProtocolError:
+        except ProtocolError:
             pass
 
     def _feed(self, sender: int, message: desk.Message) -> None:
