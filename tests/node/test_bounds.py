@@ -43,6 +43,7 @@ FORMS = {
     "federation.roster.LINKS_MAX", "federation.roster.MEMBERS_MAX", "federation.roster.PAST_CUTS_MAX",
     "federation.roster.PAST_MAX", "federation.roster.USED_MAX", "federation.stewards.PENDING_MAX",
     "node.witness.BYTES_MAX",
+    "node.storage.runner.WAL_PAGES_MAX",
     "federation.wire.RECALLED_MAX", "federation.wire.EPHEMERALS_MAX", "federation.wire.HOLDS_MS_MAX",
     "node.ephemerals.LOOK_MAX", "node.storage.look.CONTACTS_MAX", "node.storage.blocks.ASKED_MAX",
     "node.storage.waits.GIVE_UP_MAX", "node.storage.batch.ROUNDS_MAX", "node.storage.batch.KEYS_MAX",
