@@ -254,6 +254,11 @@ def test_nothing_is_longer_in_json_than_its_page_counts() -> None:
     assert reads.MARKS_MAX * mark + api.PAGE_MAX * conversation <= FRAME_BYTES_MAX - 1024
 
 
+def pages(statements: list[str]) -> list[str]:
+    """Those that a page takes, and not what the node looks at meanwhile for itself."""
+    return [s for s in statements if "FROM receipts" in s or "JOIN receipts" in s or "ORDER BY standings" in s]
+
+
 async def test_someone_with_ten_thousand_conversations_gets_them_in_pages(node: Node) -> None:
     """Each page takes as many statements as any other, however much is on it."""
     alice = await connect(node, "alice")
@@ -261,14 +266,14 @@ async def test_someone_with_ten_thousand_conversations_gets_them_in_pages(node: 
                        for n in range(10_000)])  # fmt: skip
     with counting(node) as statements:
         (await alice.ask(api.GetConversations, limit=1))
-    few = len(statements)
+    few = len(pages(statements))
     for requests_only, total in ((False, 10_000), (True, 100)):
         found: list[api.ConversationState] = []
         after, more = None, True
         while more:
             with counting(node) as statements:
                 page = await alice.ask(api.GetConversations, requests_only, after, api.PAGE_MAX)
-            assert len(statements) == few
+            assert len(pages(statements)) == few > 0
             assert len(coding.JSON.encode(api.Reply(1, page))) <= FRAME_BYTES_MAX
             found, after, more = found + list(page.conversations), page.conversations[-1].conversation, page.more
         assert len({c.conversation for c in found}) == len(found) == total
