@@ -5,7 +5,7 @@ from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation import control, groups
@@ -423,6 +423,7 @@ OPS = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from([A, B, C, D]), OPS, st.integers(1, 6)), max_size=12), st.integers(1, 12))
 def test_what_was_void_never_stands_again(steps: "list[tuple[object, Op, int]]", index: int) -> None:
     """And any log is in order: an owner, members in order, one encoding."""
