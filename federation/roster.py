@@ -152,7 +152,7 @@ def encode_state(state: State) -> bytes:
     return _encoder.encode(state)
 
 
-@lru_cache(64)
+@lru_cache(8)
 def decode_state(raw: bytes) -> State:
     try:
         state = _decoder.decode(raw)

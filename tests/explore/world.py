@@ -19,7 +19,8 @@ from federation.stewards import Step
 from tests.explore.kit import NOW_MS, Site, propose
 
 T = TypeVar("T")
-LATER_MS = 2 * 3600_000  # longer than anything waits, shorter than what clocks may differ
+LATER_MS = 700_000  # longer than a steward or a proposal waits
+LONG_MS = 2 * 3600_000  # longer than anything waits, shorter than what clocks may differ
 QUEUE_MAX = 30
 
 
@@ -74,8 +75,10 @@ class Town:
         todo: list[tuple[str, Proposed]],
         machine: Machine,
         sure: bool = True,
+        dead: str = "",
     ):
         self.sites, self.machine, self.sure = sites, machine, sure  # sure: every proposal must become an entry
+        self.living = [n for n, s in enumerate(sites) if s.letter not in dead]  # the others hear nothing
         self.at = {s.node: n for n, s in enumerate(sites)}
         self.todo = [(next(n for n, s in enumerate(sites) if s.letter == letter), p) for letter, p in todo]
         self.many = len(forks.replay(None, log).state.stewards) > 2
@@ -150,7 +153,8 @@ class Town:
             node = self.todo[number][0]
             rest = world._replace(todo=tuple(n for n in world.todo if n != number))
             yield f"proposal {number}", self.take(rest, node, ("propose", number))
-        for node, one in enumerate(self.sites):
+        for node in self.living:
+            one = self.sites[node]
             if budget.ticks:
                 rest = world._replace(budget=budget._replace(ticks=budget.ticks - 1))
                 after = self.take(rest, node, ("tick",))
@@ -185,6 +189,8 @@ class Town:
         local, said, done = self._taken[key]
         queues = list(world.queues)
         for receiver, message in said:
+            if receiver not in self.living:
+                continue
             queue = node * len(self.sites) + receiver
             if len(queues[queue]) < QUEUE_MAX and (not queues[queue] or queues[queue][-1] != message):
                 queues[queue] = (*queues[queue], message)
@@ -213,11 +219,14 @@ class _Shell:
                 self._step(lambda step: step.propose(self.town.todo[number][1]))
             case ("tick",):
                 self._step(lambda step: step.tick(), NOW_MS + LATER_MS)
+            case ("long tick",):
+                self._step(lambda step: step.tick(), NOW_MS + LONG_MS)
             case ("takeover",):
                 self._takeover()
         return self.town._local(Local(self.desk, self.log, self.branch)), tuple(self.said), frozenset(self.done)
 
     def _place(self, now_ms: int) -> Place:
+        now_ms += self.node  # no two clocks are alike, and so no two entries
         return Place(self.me.node, self.me.key, now_ms, self.town.tip(self.log), lambda node: ())
 
     def _step(self, act: Callable[[Step], None], now_ms: int = NOW_MS) -> None:
