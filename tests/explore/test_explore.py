@@ -16,6 +16,8 @@ from tests.explore.kit import add, founded, propose, site
 from tests.explore.search import explore, follow, wander
 from tests.explore.world import Budget, Machine, Town, World, Wrong
 
+pytestmark = pytest.mark.slow  # a minute or two in all
+
 A, B, C, D, E = (site(letter) for letter in "abcde")
 
 
