@@ -21,6 +21,7 @@ PATTERNS = (
     "federation/changes.py",
     "federation/groups.py",
     "federation/cuts.py",
+    "federation/lineage.py",
     "federation/forks.py",
     "federation/desk.py",
     "federation/voting.py",

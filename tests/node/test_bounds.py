@@ -42,6 +42,8 @@ FORMS = {
     "federation.control.STEWARDS_MAX", "federation.roster.CHAINS_BYTES_MAX", "federation.roster.HISTORY_MAX",
     "federation.roster.LINKS_MAX", "federation.roster.MEMBERS_MAX", "federation.roster.PAST_CUTS_MAX",
     "federation.roster.PAST_MAX", "federation.roster.USED_MAX", "federation.stewards.PENDING_MAX",
+    "federation.lineage.CHAINS_MAX", "federation.lineage.STATE_BYTES_MAX", "federation.lineage.STATE_PARTS_MAX",
+    "federation.lineage.TURNS_MAX",
     "node.witness.BYTES_MAX",
     "node.storage.runner.WAL_PAGES_MAX",
     "federation.wire.RECALLED_MAX", "federation.wire.EPHEMERALS_MAX", "federation.wire.HOLDS_MS_MAX",
