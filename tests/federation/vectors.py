@@ -109,8 +109,8 @@ CERTIFIED = control.Certified(ENTRY, control.Certificate(0, (control.Vouched(NOD
 MESSAGES: dict[str, desk.Message] = {
     "propose": desk.Propose(STATE.group, PROPOSED),
     "rejected": desk.Rejected(STATE.group, PROPOSED.id, "stale", "it changed"),
-    "campaign": desk.Campaign(STATE.group, 4, 1),
-    "promise": desk.Promise(STATE.group, 4, 4, 1, 3, ENTRY),
+    "campaign": desk.Campaign(STATE.group, 4, 1, control.entry_hash(ENTRY)),
+    "promise": desk.Promise(STATE.group, 4, 4, 1, control.entry_hash(ENTRY), 3, ENTRY),
     "ask": desk.Ask(STATE.group, 4, ENTRY),
     "vote": desk.Vote(STATE.group, 0, 1, control.entry_hash(ENTRY), _vote),
     "nay": desk.Nay(STATE.group, 5),
