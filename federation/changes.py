@@ -186,7 +186,7 @@ class _Change:
 
     def _remove(self, op: control.Remove) -> None:
         target = self._member(User(op.node, op.local))
-        self._not_since(target.joined, f"the membership of {op.local}")
+        self._not_since(target.joined, f"the membership of {op.local!r}")
         self._end(target, self.cuts)
 
     def _op(self, op: control.Op, me: Member) -> None:
@@ -202,9 +202,9 @@ class _Change:
                 self._need(me, "admin", "changing roles")
                 self._over(me, target)
                 self._at_most(me, op.role)
-                self._not_since(target.since, f"the role of {op.local}")
+                self._not_since(target.since, f"the role of {op.local!r}")
                 if op.role == target.role:
-                    raise refuse("stale", f"{op.local} is {op.role} already", "11.2")
+                    raise refuse("stale", f"{op.local!r} is {op.role} already", "11.2")
                 self._become(target, op.role)
             case control.Leave():
                 self._not_since(me.joined, "the membership")
@@ -252,7 +252,7 @@ class _Change:
     def _member(self, user: User) -> Member:
         found = self.members.get(user)
         if found is None:
-            raise refuse("not_member", f"{user.local} is not a member")
+            raise refuse("not_member", f"{user.local!r} is not a member")
         return found
 
     def _over(self, me: Member, target: Member) -> None:
@@ -282,8 +282,8 @@ class _Change:
 
     def _enter(self, user: User, role: Role) -> None:
         if user in self.members:
-            raise refuse("is_member", f"{user.local} is a member already")
-        self._not_since(self._ended.get(user, 0), f"the membership of {user.local}")
+            raise refuse("is_member", f"{user.local!r} is a member already")
+        self._not_since(self._ended.get(user, 0), f"the membership of {user.local!r}")
         if user.node not in self.sites:
             raise refuse("bad_control", "a new node comes with its card")
         if len(self.members) >= MEMBERS_MAX:

@@ -35,6 +35,7 @@ class Campaign(_Message, tag="campaign", frozen=True):
 
     term: Term
     index: Seq  # of the newest certified entry of the sender
+    tip: Hash  # and its hash: of two branches (11.9) both may be as long
 
 
 class Promise(_Message, tag="promise", frozen=True):
@@ -43,6 +44,7 @@ class Promise(_Message, tag="promise", frozen=True):
     term: Term
     promised: Term
     index: Seq
+    tip: Hash
     signed_term: Term
     signed: Annotated[bytes, msgspec.Meta(max_length=control.ENTRY_BYTES_MAX)]
 
@@ -126,7 +128,7 @@ class Desk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     told: tuple[Told, ...] = ()
     since_ms: int = 0  # of the last step forward
     restored_ms: int = 0  # when the copy began to ask
-    said_ms: int = 0  # when this steward last said how far the log is
+    said_ms: int = 0  # when this node last said how far the log is
 
 
 class To(NamedTuple):

@@ -69,7 +69,7 @@ __all__ = [
 PENDING_MAX = 64  # proposals that wait at one node, for one group
 RETRY_MS = 5_000  # after which a leader asks again
 READY_MS = 20_000  # how long new stewards may take to say that they are there
-SAY_MS = 3600_000  # how often a steward says how far the log is, for whoever missed the news
+SAY_MS = 3600_000  # how often a steward tells all how far the log is here, and all others the stewards
 REPEAT_MS = 120_000  # after which whoever has a proposal tells the stewards of it again
 
 
@@ -295,11 +295,11 @@ class Step(Voter):
                 self._remember()
             if self.desk.amnesia and (not d.since_ms or now - d.since_ms >= RETRY_MS):
                 self._keep(since_ms=now)
-                self._say(self._sites, Campaign(self._state.group, 0, self._state.index))
+                self._say(self._sites, self._campaign(0))
             return
-        if self._is_steward and now - d.said_ms >= SAY_MS:
+        if now - d.said_ms >= SAY_MS:
             self._keep(said_ms=now)
-            self._say(self._sites, Campaign(self._state.group, 0, self._state.index))
+            self._say(self._sites if self._is_steward else self._others, self._campaign(0))
         self._repeat()
         if self.orders:
             self._again()

@@ -105,22 +105,24 @@ class Voter:
             term += 1
         self._lead_no_more(term)
         self._keep(promised=term, term=term)
-        self._say(self._others, Campaign(self._state.group, term, self._state.index))
+        self._say(self._others, self._campaign(term))
 
     def _lead_no_more(self, promised: int) -> None:
         """Another leads, or wants to; what was asked for comes back through the promises."""
         self._keep(leads=False, heard=(), asked=b"", votes=(), told=(), since_ms=self.place.now_ms)
         self._keep(term=max(self.desk.term, promised))
 
-    def _want(self, sender: bytes, index: int) -> None:
-        """Ask for entries, if the sender has some that are missing here."""
+    def _want(self, sender: bytes, index: int, tip: bytes = b"") -> None:
+        """Ask for entries, if the sender has some that are missing here, or another one than is here."""
         if index > self._state.index:
             self._say((sender,), Want(self._state.group, self._state.index))
+        elif index == self._state.index and tip and tip != self.place.tip.hash:
+            self._say((sender,), Want(self._state.group, index - 1))
 
     def _campaigned(self, sender: bytes, m: Campaign) -> None:
         if self._state.site(sender) is None:
             return
-        self._want(sender, m.index)
+        self._want(sender, m.index, m.tip)
         if m.term == 0 or not self._many or groups.leader(self._state, m.term) != sender or not self._is_steward:
             if m.term == 0 or m.index < self._state.index:
                 self._promise(sender, 0)  # it does not know who leads, or was restored
@@ -139,13 +141,16 @@ class Voter:
     def _promise(self, sender: bytes, term: int) -> None:
         d = self.desk
         if term == 0 and d.amnesia:
-            term_, signed = 0, b""  # what it knows of the log is true; the rest may not be all
-            self._say((sender,), Promise(self._state.group, 0, 0, self._state.index, term_, signed))
-            return
-        self._say((sender,), Promise(self._state.group, term, d.promised, self._state.index, d.signed_term, d.signed))
+            d = Desk()  # what it knows of the log is true; the rest may not be all
+        index, tip = self._state.index, self.place.tip.hash
+        promise = Promise(self._state.group, term, d.promised, index, tip, d.signed_term, d.signed)
+        self._say((sender,), promise)
+
+    def _campaign(self, term: int) -> Campaign:
+        return Campaign(self._state.group, term, self._state.index, self.place.tip.hash)
 
     def _promised(self, sender: bytes, m: Promise) -> None:
-        self._want(sender, m.index)
+        self._want(sender, m.index, m.tip)
         d = self.desk
         if d.amnesia:
             if m.term == 0 and self._state.site(sender) is not None:

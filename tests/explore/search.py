@@ -63,10 +63,13 @@ def heal(town: Town, world: World) -> World:
             if _agreed(town, world) and not any(_busy(town, world, node) for node in town.living):
                 break
             leaders = [node for node in town.living if town.local(world, node).desk.leads]
-            for node in (turn % 2 and leaders) or town.living:  # one who waits may only want to lead
+            ticking = (
+                leaders if turn % 2 and leaders else town.living
+            )  # else those who wait want to lead again and again
+            for node in ticking:
                 way.append(f"tick {town.sites[node].letter}")
                 world = _settle(town, town.take(world, node, ("long tick",)), way)
-            if world == before:
+            if world == before and ticking is town.living:
                 break
         return _check(town, world)
     except Wrong as error:

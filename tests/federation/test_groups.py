@@ -447,3 +447,15 @@ def test_what_was_void_never_stands_again(steps: "list[tuple[object, Op, int]]",
         if index <= state.index:
             assert void <= now
             void = now
+
+
+def test_a_refusal_is_safe_to_show() -> None:
+    log = cast()
+    for op in (
+        control.Remove(A.node, "\x1b[2J"),
+        control.SetRole(A.node, "a\n", "member"),
+        add((A, "member"), local="\0"),
+    ):
+        with pytest.raises(ProtocolError) as refused:
+            groups.after(log.at.state, propose(A, op, log.group, log.at.state.index), (), NOW_MS)
+        assert str(refused.value).isprintable()

@@ -153,8 +153,8 @@ def test_only_the_term_s_leader_is_heard() -> None:
     log = founded("abc", "abc")
     one = step(B, log)
     term = next(t for t in itertools.count(10) if groups.leader(log.at.state, t) == A.node)
-    one.feed(C.node, Campaign(log.group, term, log.at.state.index))
-    one.feed(D.node, Campaign(log.group, term, log.at.state.index))
+    one.feed(C.node, Campaign(log.group, term, log.at.state.index, log.at.hash))
+    one.feed(D.node, Campaign(log.group, term, log.at.state.index, log.at.hash))
     assert one.desk.promised == 0
     raw = entry_of(log.at, wish(log, TOPIC))
     one.feed(C.node, Ask(log.group, term, raw))
@@ -272,9 +272,9 @@ def test_a_restored_steward_asks_all_before_it_signs() -> None:
     term = next(t for t in itertools.count(10) if groups.leader(log.at.state, t) == B.node)
     one.feed(B.node, Ask(log.group, term, raw))
     assert not said(one, Vote)
-    one.feed(B.node, Promise(log.group, 0, 7, log.at.state.index, 7, raw))
+    one.feed(B.node, Promise(log.group, 0, 7, log.at.state.index, log.at.hash, 7, raw))
     assert one.desk.amnesia
-    one.feed(C.node, Promise(log.group, 0, 5, log.at.state.index, 0, b""))
+    one.feed(C.node, Promise(log.group, 0, 5, log.at.state.index, log.at.hash, 0, b""))
     assert not one.desk.amnesia
     assert (one.desk.promised, one.desk.signed) == (7, raw)
 
@@ -284,16 +284,16 @@ def test_a_restored_lone_steward_asks_all_and_waits_so_long() -> None:
     one = step(A, log, desk.restored(Desk(), NOW_MS))
     one.tick()
     one.propose(wish(log, TOPIC))
-    one.feed(B.node, Promise(log.group, 0, 0, log.at.state.index, 0, b""))
+    one.feed(B.node, Promise(log.group, 0, 0, log.at.state.index, log.at.hash, 0, b""))
     assert not any(isinstance(o, Done) for o in one.outputs)
     late = step(A, log, one.desk, NOW_MS + RECALL_MS)
     late.tick()
     assert any(isinstance(o, Done) for o in late.outputs)
-    one.feed(C.node, Promise(log.group, 0, 0, log.at.state.index, 0, b""))
+    one.feed(C.node, Promise(log.group, 0, 0, log.at.state.index, log.at.hash, 0, b""))
     assert any(isinstance(o, Done) for o in one.outputs)
     behind = step(A, log, desk.restored(Desk(), NOW_MS))
     for node in (B.node, C.node):
-        behind.feed(node, Promise(log.group, 0, 0, log.at.state.index + 1, 0, b""))
+        behind.feed(node, Promise(log.group, 0, 0, log.at.state.index + 1, log.at.hash, 0, b""))
     assert behind.desk.amnesia
     with pytest.raises(ProtocolError):
         behind.takeover(wish(log, control.Takeover()))
@@ -418,8 +418,8 @@ def test_how_entries_meet_a_log() -> None:
 
 
 def test_messages_have_one_encoding() -> None:
-    good = control.encode(Campaign(bytes(32), 1, 1))
-    assert desk.read_message(good) == Campaign(bytes(32), 1, 1)
+    good = control.encode(Campaign(bytes(32), 1, 1, bytes(32)))
+    assert desk.read_message(good) == Campaign(bytes(32), 1, 1, bytes(32))
     for wrong in (good + b"\0", good[:-1], b"", b"\xff", good.replace(b"campaign", b"campaigX")):
         with pytest.raises(ProtocolError, match=r"11\.11"):
             desk.read_message(wrong)

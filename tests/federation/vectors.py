@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from federation import wire
+from federation import control, desk, groups, wire
 from federation.errors import ProtocolError
 from federation.event import Event, Header, Media, Predecessor, sign_event
 from federation.event import body_hash as hash_of
@@ -92,6 +92,33 @@ FRAMES: dict[str, wire.AnyFrame] = {
     "pong": wire.Pong(0),
     "goodbye": wire.Goodbye("restart", "back soon"),
 }
+PROPOSAL = control.Proposal(
+    *(1, b"", NODE, "alice", b(7, 16), THIRD.public, 0, b(18, 16), 1_700_000_000_000),
+    control.Create("ops", control.Card("lab.example", encode_chain(BORN))),
+)  # fmt: skip
+_raw = control.encode(PROPOSAL)
+PROPOSED = control.Proposed(
+    _raw, THIRD.sign("proposal", _raw), control.vouch(FIRST, NODE, "alice", b(7, 16), THIRD.public)
+)
+STATE = groups.created(PROPOSED)
+ENTRY = control.encode(
+    control.Entry(1, STATE.group, 1, None, PROPOSED, (), 1_700_000_000_000, groups.state_hash(STATE))
+)
+_vote = control.certify(FIRST, STATE.group, 0, 1, control.entry_hash(ENTRY))
+CERTIFIED = control.Certified(ENTRY, control.Certificate(0, (control.Vouched(NODE, _vote),)))
+MESSAGES: dict[str, desk.Message] = {
+    "propose": desk.Propose(STATE.group, PROPOSED),
+    "rejected": desk.Rejected(STATE.group, PROPOSED.id, "stale", "it changed"),
+    "campaign": desk.Campaign(STATE.group, 4, 1, control.entry_hash(ENTRY)),
+    "promise": desk.Promise(STATE.group, 4, 4, 1, control.entry_hash(ENTRY), 3, ENTRY),
+    "ask": desk.Ask(STATE.group, 4, ENTRY),
+    "vote": desk.Vote(STATE.group, 0, 1, control.entry_hash(ENTRY), _vote),
+    "nay": desk.Nay(STATE.group, 5),
+    "tally": desk.Tally(STATE.group, PROPOSED.id, NODE),
+    "tallied": desk.Tallied(STATE.group, PROPOSED.id, (control.Cut(b(6, 16), 3),)),
+    "want": desk.Want(STATE.group, 0),
+    "entry": desk.News(STATE.group, CERTIFIED),
+}
 _ids = (to_text(EVENT.id), to_text(TALK), to_text(NODE), to_text(b(6, 16)))
 CLIENT_FRAMES: dict[str, api.FromClient] = {
     "hello": api.Hello(1, 1, b(16)),
@@ -143,6 +170,15 @@ def make() -> dict[str, str]:
     for kind, binding in BINDINGS.items():
         found[f"hello.{kind}.server"] = hello_bytes("server", binding, b(15), b(16)).hex()
         found[f"hello.{kind}.client"] = hello_bytes("client", binding, b(16), b(15)).hex()
+    found["group.id"] = STATE.group.hex()
+    found["group.proposal"] = PROPOSED.raw.hex()
+    found["group.proposed"] = control.encode(PROPOSED).hex()
+    found["group.entry"] = ENTRY.hex()
+    found["group.entry.id"] = control.entry_hash(ENTRY).hex()
+    found["group.certificate"] = control.encode(CERTIFIED.certificate).hex()
+    found["group.state"] = groups.encode_state(STATE).hex()
+    found["group.link"] = digest("link", b(19, 16)).hex()
+    found |= {f"group.message.{name}": control.encode(message).hex() for name, message in MESSAGES.items()}
     found |= {f"frame.{name}": wire.encode(frame).hex() for name, frame in FRAMES.items()}
     for side, frames in (("client", CLIENT_FRAMES), ("node", NODE_FRAMES)):
         for name, frame in frames.items():

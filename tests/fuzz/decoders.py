@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from federation import event, identity, wire
+from federation import control, desk, event, groups, identity, lineage, wire
 from federation.errors import AddressError, ProtocolError
 from federation.identity import Chain, NodeLink
 from federation.ids import Address, check_domain, check_local_name, from_text, to_text
@@ -115,6 +115,18 @@ DECODERS: dict[str, Decoder] = {
     "invite": Decoder(
         _text(parse_invite), (AddressError,), lambda found: f"{found[0]}#{found[1]}".encode(), False,
         tuple(f"{link}#{to_text(bytes(20))}".encode() for link in _links),
+    ),
+    "proposal": Decoder(control.read_proposal, (ProtocolError,), control.encode, True, (v.PROPOSED.raw,)),
+    "entry": Decoder(control.read_entry, (ProtocolError,), control.encode, True, (v.ENTRY,)),
+    "group message": Decoder(
+        desk.read_message, (ProtocolError,), control.encode, True, tuple(map(control.encode, v.MESSAGES.values()))
+    ),
+    "group state": Decoder(
+        groups.decode_state, (ProtocolError,), groups.encode_state, True, (groups.encode_state(v.STATE),)
+    ),
+    "lineage": Decoder(
+        lineage.read_lineage, (ProtocolError,), lineage.encode_lineage, True,
+        (lineage.encode_lineage(lineage.Lineage(v.CERTIFIED, (), v.CERTIFIED, (v.PROPOSED.raw,))),),
     ),
     "address": Decoder(
         _text(Address.parse), (AddressError,), _written, True, tuple(f"alice@{name}".encode() for name in _names)
